@@ -1,0 +1,95 @@
+/**
+ * The one narrow interface between everything and the bytes.
+ *
+ * To add a store: implement `BlobStore`, then one line with `testBlobStore` (see ./conformance.ts).
+ */
+import type { Readable } from 'node:stream';
+import type { Digest } from './digest.js';
+
+/** What a store can do beyond put, get, head and delete. */
+export interface Capabilities {
+  /** Serves a part of a blob. */
+  readonly range: boolean;
+  readonly list: boolean;
+  readonly delete: boolean;
+  /** Gives out URLs that carry bytes past the service. */
+  readonly presign: boolean;
+  /** Keeps versions; `delete` removes every one of them. */
+  readonly versions: boolean;
+}
+
+/** Bytes on their way: whole when they are in memory anyway, else a stream of them. */
+export type Body = Uint8Array | Readable;
+
+export interface BlobInfo {
+  readonly key: string;
+  /** Bytes. */
+  readonly size: number;
+  readonly modifiedAt?: Date;
+  /** Until then the service keeps the blob, whoever refers to it; only a service says so. */
+  readonly protectedUntil?: Date;
+}
+
+export interface StoredBlob {
+  /** `size` is that of the whole blob, also when `range` was asked for. */
+  readonly info: BlobInfo;
+  /** The bytes, or the asked-for range of them. A stream must be read to its end or destroyed. */
+  readonly body: Body;
+}
+
+/** First and last byte, both included, within the blob. */
+export interface ByteRange {
+  readonly start: number;
+  readonly end: number;
+}
+
+/** What the bytes of a put must turn out to be. */
+export interface Expected {
+  readonly digest: Digest;
+  /** Bytes. */
+  readonly size: number;
+}
+
+export interface CallOptions {
+  readonly signal?: AbortSignal;
+}
+
+export interface PutOptions extends CallOptions {
+  /** Replace what stands at the key (a damaged blob is healed so). Without it an existing object is left alone. */
+  readonly overwrite?: boolean;
+}
+
+export interface GetOptions extends CallOptions {
+  /** Must lie within the blob, or the store throws RANGE_NOT_SATISFIABLE. */
+  readonly range?: ByteRange;
+}
+
+export interface PutResult {
+  /** `exists`: an object was there, and it was not looked at. */
+  readonly outcome: 'created' | 'exists';
+  readonly protectedUntil?: Date;
+}
+
+/**
+ * Content-addressed storage. Contract:
+ * - Nothing is readable at a key until its bytes match `expect`; a put that fails or is aborted leaves nothing behind.
+ * - `put` may answer `exists` before it has read the body; the caller destroys a stream that was not read.
+ * - Every error is an `LpsError`; see docs/errors.md for which.
+ */
+export interface BlobStore {
+  readonly name: string;
+  readonly can: Capabilities;
+  put(key: string, body: Body, expect: Expected, options?: PutOptions): Promise<PutResult>;
+  get(key: string, options?: GetOptions): Promise<StoredBlob | undefined>;
+  head(key: string, options?: CallOptions): Promise<BlobInfo | undefined>;
+  /** Many heads at once, where that is cheaper. Absent blobs are absent from the map. */
+  stat?(keys: readonly string[], options?: CallOptions): Promise<Map<string, BlobInfo>>;
+  /** Whether there was one. */
+  delete(key: string, options?: CallOptions): Promise<boolean>;
+  /** In the store's own order. `prefix` is of the object's name, character by character. */
+  list(prefix: string, options?: CallOptions): AsyncIterable<BlobInfo>;
+  /** Throws unless blobs can be stored now. */
+  ready?(options?: CallOptions): Promise<void>;
+  /** Lets go of connections and timers. */
+  close?(): Promise<void>;
+}

@@ -1,0 +1,11 @@
+export * from './blob-store.js';
+export * from './body.js';
+export * from './claim.js';
+export * from './digest.js';
+export * from './errors.js';
+export * from './key.js';
+export { checked } from './layers/checked.js';
+export { passThrough, statOf } from './layers/layer.js';
+export { named, type Observer, observed, type StoreEvent, type StoreOperation } from './layers/observed.js';
+export * from './metadata.js';
+export { type MemoryStoreOptions, memoryStore } from './stores/memory.js';

@@ -1,0 +1,124 @@
+import { pipeline, type Readable, Transform, type TransformCallback } from 'node:stream';
+import type { BlobStore, Body, Expected, GetOptions, StoredBlob } from '../blob-store.js';
+import { isBytes } from '../body.js';
+import { DigestStream, digestOf, parseDigest } from '../digest.js';
+import { type ErrorCode, LpsError } from '../errors.js';
+import { digestOfObject, parseObjectName } from '../key.js';
+import { passThrough, statOf } from './layer.js';
+
+/**
+ * Makes any store safe to use: names are valid, and no wrong byte is committed or read to a clean end.
+ *
+ * A stream's last chunk is held back until the digest matches, so the layer below never sees a complete wrong body, and
+ * a reader never sees the end of one. A range cannot be checked: it only resumes, and whoever reads it checks the whole.
+ */
+export function checked(store: BlobStore): BlobStore {
+  return {
+    ...passThrough(store),
+    async put(key, body, expect, options) {
+      checkExpected(key, expect);
+      return store.put(key, verifiedUpload(body, expect), expect, options);
+    },
+    async get(key, options) {
+      const digest = digestOfObject(parseObjectName(key));
+      const found = await store.get(key, checkedRange(options));
+      if (found === undefined || digest === undefined || options?.range !== undefined) return found;
+      return verifiedRead(found, { digest, size: found.info.size });
+    },
+    async head(key, options) {
+      parseObjectName(key);
+      return store.head(key, options);
+    },
+    async stat(keys, options) {
+      for (const key of keys) parseObjectName(key);
+      return statOf(store, keys, options);
+    },
+    async delete(key, options) {
+      parseObjectName(key);
+      return store.delete(key, options);
+    },
+  };
+}
+
+function checkExpected(key: string, expect: Expected): void {
+  const digest = digestOfObject(parseObjectName(key));
+  parseDigest(expect.digest);
+  if (!Number.isSafeInteger(expect.size) || expect.size < 0) {
+    throw new LpsError('INVALID_ARGUMENT', 'the size of a blob must be a whole number of bytes');
+  }
+  if (digest !== undefined && digest !== expect.digest) {
+    throw new LpsError('INVALID_ARGUMENT', 'the key and the digest name different bytes');
+  }
+}
+
+function checkedRange(options: GetOptions | undefined): GetOptions | undefined {
+  const range = options?.range;
+  if (range === undefined) return options;
+  const whole = Number.isSafeInteger(range.start) && Number.isSafeInteger(range.end);
+  if (whole && range.start >= 0 && range.end >= range.start) return options;
+  throw new LpsError('RANGE_NOT_SATISFIABLE', 'the range is not one of whole bytes, first before last');
+}
+
+function verifiedUpload(body: Body, expect: Expected): Body {
+  if (!isBytes(body)) return verifiedStream(body, expect, 'DIGEST_MISMATCH', 'SIZE_MISMATCH');
+  if (body.length !== expect.size) throw sizeMismatch('SIZE_MISMATCH', expect.size, body.length);
+  if (digestOf(body) !== expect.digest) throw digestMismatch('DIGEST_MISMATCH');
+  return body;
+}
+
+function verifiedRead(found: StoredBlob, expect: Expected): StoredBlob {
+  const { info, body } = found;
+  if (!isBytes(body)) return { info, body: verifiedStream(body, expect, 'BLOB_DAMAGED', 'BLOB_DAMAGED') };
+  if (body.length !== expect.size) throw sizeMismatch('BLOB_DAMAGED', expect.size, body.length);
+  if (digestOf(body) !== expect.digest) throw digestMismatch('BLOB_DAMAGED');
+  return found;
+}
+
+function verifiedStream(source: Readable, expect: Expected, digestCode: ErrorCode, sizeCode: ErrorCode): Readable {
+  const check = new HoldBack(expect, digestCode, sizeCode);
+  // errors travel both ways: a failed source destroys the check with its error, a destroyed check destroys the source
+  pipeline(source, check, () => {});
+  return check;
+}
+
+/** Passes chunks on one behind, and the last one only when size and digest are right. */
+class HoldBack extends Transform {
+  readonly #digest = new DigestStream();
+  #size = 0;
+  #held: Uint8Array | undefined;
+
+  constructor(
+    readonly expect: Expected,
+    readonly digestCode: ErrorCode,
+    readonly sizeCode: ErrorCode,
+  ) {
+    super({ readableHighWaterMark: 256 * 1024, writableHighWaterMark: 256 * 1024 });
+  }
+
+  override _transform(chunk: Uint8Array, _encoding: BufferEncoding, done: TransformCallback): void {
+    this.#size += chunk.length;
+    if (this.#size > this.expect.size) {
+      done(sizeMismatch(this.sizeCode, this.expect.size, this.#size));
+      return;
+    }
+    this.#digest.update(chunk);
+    const previous = this.#held;
+    this.#held = chunk;
+    done(null, previous);
+  }
+
+  override _flush(done: TransformCallback): void {
+    if (this.#size !== this.expect.size) done(sizeMismatch(this.sizeCode, this.expect.size, this.#size));
+    else if (this.#digest.end() !== this.expect.digest) done(digestMismatch(this.digestCode));
+    else done(null, this.#held);
+  }
+}
+
+function sizeMismatch(code: ErrorCode, expected: number, size: number): LpsError {
+  const message = size > expected ? `more than the ${expected} bytes announced` : `${size} of ${expected} bytes arrived`;
+  return new LpsError(code, message, { details: { expected, size } });
+}
+
+function digestMismatch(code: ErrorCode): LpsError {
+  return new LpsError(code, 'the bytes do not match their digest');
+}

@@ -1,0 +1,82 @@
+/**
+ * The index of blobs beside a store: who is there, in which state, protected until when.
+ *
+ * States:  uploading → live → quarantined → (live | deleting) → gone, and beside them damaged and taken_down.
+ * Every time is the database's own clock. No call holds a transaction open while bytes flow.
+ */
+import type { BlobKey } from '@large-payload/core';
+
+export type BlobState = 'uploading' | 'live' | 'quarantined' | 'deleting' | 'gone' | 'damaged' | 'taken_down';
+
+/** What is known of one blob. */
+export interface BlobRow {
+  readonly id: bigint;
+  /** The logical key; `physicalKey` is where its present generation lies in the store. */
+  readonly key: string;
+  readonly physicalKey: string;
+  /** Bytes. */
+  readonly size: number;
+  readonly state: BlobState;
+  readonly generation: number;
+  readonly touchedAt: Date;
+  /** Stored `touchedAt` + grace. */
+  readonly protectedUntil: Date;
+  /** Whether the last touch is so long ago that the next use must be written down (min(1 h, G/24)). */
+  readonly touchDue: boolean;
+}
+
+/** The right to upload one generation of a blob, until `expiresAt`. Others may hold leases on the same one. */
+export interface Lease {
+  readonly id: string;
+  readonly blobId: bigint;
+  readonly generation: number;
+  readonly key: string;
+  readonly physicalKey: string;
+  /** Set when a damaged object stands at the physical key: the put replaces it. */
+  readonly overwrite: boolean;
+  readonly expiresAt: Date;
+}
+
+/** What an upload meets: the blob is present (and was touched when that was due), or there is a lease to upload it. */
+export type Beginning =
+  | { readonly kind: 'present'; readonly row: BlobRow; /** A touch was written just now: ask the store too. */ readonly touched: boolean }
+  | { readonly kind: 'upload'; readonly lease: Lease };
+
+/** `created` by this lease, or `exists` because another one committed first. */
+export interface Commit {
+  readonly outcome: 'created' | 'exists';
+  readonly row: BlobRow;
+}
+
+/** Every function throws CATALOG_UNAVAILABLE while Postgres does not answer. */
+export interface Catalog {
+  /** One statement: finds the blob and touches it when due, or begins an upload. */
+  begin(key: BlobKey, size: number): Promise<Beginning>;
+  /** One statement: makes the leased generation live. `undefined` when it was deleted or taken down meanwhile. */
+  commit(lease: Lease, size: number): Promise<Commit | undefined>;
+  /** Gives a lease back; a row that nothing else holds goes with it. Never throws. */
+  abandon(lease: Lease): Promise<void>;
+  /** Prolongs a lease while its bytes still flow. `false` when it is gone. */
+  renew(lease: Lease): Promise<boolean>;
+  /** The row of a key, from a small cache while that is known to be true, else from Postgres. Absence is never cached. */
+  lookup(key: BlobKey): Promise<BlobRow | undefined>;
+  /** The rows of at most 1,000 keys. */
+  lookupMany(keys: readonly BlobKey[]): Promise<BlobRow[]>;
+  /** Writes a use down, where it is due; quarantined becomes live. Returns the rows as they are now. */
+  touch(rows: readonly BlobRow[]): Promise<BlobRow[]>;
+  /** Takes an object into the catalog that the store holds, hash-checked, and the catalog did not know. Refuses only what was taken down. */
+  adopt(key: BlobKey, physicalKey: string, size: number): Promise<BlobRow | undefined>;
+  /** The object of this generation is missing or fails its digest. Tells the other replicas. */
+  markDamaged(row: Pick<BlobRow, 'id' | 'generation'>): Promise<void>;
+  /** Ends expired leases, at most `limit` of them: `present` says whether the object is there. Returns how many. */
+  sweepLeases(present: (physicalKey: string) => Promise<boolean>, limit: number): Promise<number>;
+  /** The rows of a namespace behind `after` (a key) in key order of the catalog, at most `limit`: keyset pagination. */
+  list(namespace: string, options: { prefix?: string; after?: string; limit: number }): Promise<BlobRow[]>;
+  /** This catalog's own id, made at its first start. */
+  readonly id: string;
+  /** Pool use, for metrics. */
+  stats(): { total: number; idle: number; waiting: number };
+  /** Throws CATALOG_UNAVAILABLE unless Postgres answers. */
+  ping(): Promise<void>;
+  close(): Promise<void>;
+}
