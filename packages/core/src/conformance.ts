@@ -40,7 +40,8 @@ interface Sample {
 
 type Test = (store: BlobStore, context: StoreUnderTest) => Promise<void>;
 
-function sample(size: number, namespace = 'conformance', prefix?: string): Sample {
+/** A new blob, in a namespace of its own unless told otherwise: short ones would meet again by chance. */
+function sample(size: number, namespace = `conformance-${randomBytes(6).toString('hex')}`, prefix?: string): Sample {
   const bytes = randomBytes(size);
   const digest = digestOf(bytes);
   const metadata = prefix === undefined ? null : { 'remote-codec/key-prefix': Buffer.from(prefix) };

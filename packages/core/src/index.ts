@@ -8,4 +8,5 @@ export { checked } from './layers/checked.js';
 export { passThrough, statOf } from './layers/layer.js';
 export { named, type Observer, observed, type StoreEvent, type StoreOperation } from './layers/observed.js';
 export * from './metadata.js';
+export { type FileStore, type FileStoreOptions, openFileStore } from './stores/file.js';
 export { type MemoryStoreOptions, memoryStore } from './stores/memory.js';

@@ -17,7 +17,7 @@ export function checked(store: BlobStore): BlobStore {
     ...passThrough(store),
     async put(key, body, expect, options) {
       checkExpected(key, expect);
-      return store.put(key, verifiedUpload(body, expect), expect, options);
+      return store.put(key, abortable(verifiedUpload(body, expect), options?.signal), expect, options);
     },
     async get(key, options) {
       const digest = digestOfObject(parseObjectName(key));
@@ -64,6 +64,22 @@ function verifiedUpload(body: Body, expect: Expected): Body {
   if (body.length !== expect.size) throw sizeMismatch('SIZE_MISMATCH', expect.size, body.length);
   if (digestOf(body) !== expect.digest) throw digestMismatch('DIGEST_MISMATCH');
   return body;
+}
+
+/** Ends a stream with ABORTED when the signal says so, whatever the store below does with signals. */
+function abortable(body: Body, signal: AbortSignal | undefined): Body {
+  if (signal?.aborted) throw aborted();
+  if (signal === undefined || isBytes(body)) return body;
+  const stop = (): void => {
+    body.destroy(aborted());
+  };
+  signal.addEventListener('abort', stop, { once: true });
+  body.once('close', () => signal.removeEventListener('abort', stop));
+  return body;
+}
+
+function aborted(): LpsError {
+  return new LpsError('ABORTED', 'the upload was aborted');
 }
 
 function verifiedRead(found: StoredBlob, expect: Expected): StoredBlob {

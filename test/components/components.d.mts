@@ -1,0 +1,14 @@
+export type ComponentName = 's3' | 'temporal' | 'lpsbench';
+
+export interface Component {
+  product: string;
+  version: string;
+  goPackage?: string;
+  goSource?: string;
+}
+
+export const components: Record<ComponentName, Component>;
+export function cacheDir(): string;
+export function installDir(name: ComponentName): string;
+export function installedPath(name: ComponentName): string;
+export function isRequired(name: string): boolean;

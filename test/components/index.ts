@@ -1,0 +1,8 @@
+// Real components for tests and benchmarks: local, without secrets, on loopback ports, gone with the process that
+// started them. `npm run components` builds them; what is missing is skipped with a printed reason, or fails the run
+// when LPS_REQUIRE (a comma list: s3,temporal,postgres) names it.
+export { type ComponentName, isRequired } from './components.mjs';
+export { freePort, freePorts, type LoggedProcess, spawnLogged, tempDir, waitUntilReady } from './process.ts';
+export { componentOrSkip, describeWith, requireOrSkip, skipped } from './require.ts';
+export { startTemporal, type TemporalServer } from './temporal.ts';
+export { openS3Client, startVersitygw, type Versitygw, type VersitygwOptions } from './versitygw.ts';

@@ -1,0 +1,170 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer, Socket } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+
+const maxOutputChars = 16_384;
+const stopTimeoutMs = 10_000;
+
+export interface LoggedProcess {
+  readonly pid: number;
+  /** How it ended, once it has: `exit code 1`, `signal SIGKILL`. */
+  readonly ended: string | undefined;
+  /** The last 16 kB of stdout and stderr. */
+  output(): string;
+  /** SIGTERM, then SIGKILL after ten seconds; resolves when the process is gone. */
+  stop(): Promise<void>;
+  /** SIGKILL; resolves when the process is gone. */
+  kill(): Promise<void>;
+}
+
+export interface SpawnOptions {
+  env?: Record<string, string>;
+  cwd?: string;
+}
+
+/** Spawns a process that ends with this one, however this one ends. Throws when it cannot be started at all. */
+export async function spawnLogged(command: string, args: string[], options: SpawnOptions = {}): Promise<LoggedProcess> {
+  const env = { ...process.env, ...options.env };
+  const child = spawn(command, args, { env, stdio: ['ignore', 'pipe', 'pipe'], ...cwdOf(options) });
+  let tail = '';
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.setEncoding('utf8').on('data', (text: string) => {
+      tail = (tail + text).slice(-maxOutputChars);
+    });
+    // Neither the child nor its output keeps this process alive: a script that forgets stop() still ends.
+    if (stream instanceof Socket) stream.unref();
+  }
+  let ended: string | undefined;
+  const gone = new Promise<void>((resolve) => {
+    child.once('exit', (code, signal) => {
+      ended = signal ? `signal ${signal}` : `exit code ${code}`;
+      if (child.pid !== undefined) rmSync(pidFile(child.pid), { force: true });
+      resolve();
+    });
+  });
+  await once(child, 'spawn'); // rejects with the 'error' event
+  child.unref();
+  const { pid } = child;
+  if (pid === undefined) throw new Error(`${command} started without a pid`);
+  writeFileSync(pidFile(pid), '');
+
+  const end = async (signal: NodeJS.Signals): Promise<void> => {
+    if (ended !== undefined) return;
+    child.ref();
+    child.kill(signal);
+    const forced = setTimeout(() => child.kill('SIGKILL'), stopTimeoutMs);
+    await gone;
+    clearTimeout(forced);
+  };
+  return {
+    pid,
+    get ended() {
+      return ended;
+    },
+    output: () => tail,
+    stop: () => end('SIGTERM'),
+    kill: () => end('SIGKILL'),
+  };
+}
+
+/** Asks `probe` until it answers true; an exception counts as "not yet". Throws with the output when the process ends. */
+export async function waitUntilReady(
+  server: LoggedProcess,
+  title: string,
+  probe: () => Promise<boolean>,
+  timeoutMs = 60_000,
+): Promise<void> {
+  const deadline = Date.now() + timeoutMs;
+  let lastError: unknown;
+  while (server.ended === undefined && Date.now() < deadline) {
+    try {
+      if (await probe()) return;
+    } catch (error) {
+      lastError = error;
+    }
+    await sleep(50);
+  }
+  const what = server.ended ?? `not ready after ${timeoutMs} ms`;
+  await server.kill();
+  throw new Error(`${title}: ${what}\n${server.output()}`, { cause: lastError });
+}
+
+const maxPortAttempts = 5;
+
+/** Runs `start`, which picks free ports, again when another process took one of them in between. */
+export async function retryTakenPorts<T>(start: () => Promise<T>): Promise<T> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await start();
+    } catch (error) {
+      if (attempt === maxPortAttempts || !/address already in use/i.test(String(error))) throw error;
+    }
+  }
+}
+
+/** `count` different loopback ports that were free a moment ago. */
+export async function freePorts(count: number): Promise<number[]> {
+  // All are held before any is let go: one by one, the kernel may give the same port twice.
+  const servers = await Promise.all(Array.from({ length: count }, () => listenAnywhere()));
+  return Promise.all(
+    servers.map(async (server) => {
+      const address = server.address();
+      server.close();
+      await once(server, 'close');
+      if (address === null || typeof address === 'string') throw new Error('a TCP server without a port');
+      return address.port;
+    }),
+  );
+}
+
+export async function freePort(): Promise<number> {
+  const [port] = await freePorts(1);
+  if (port === undefined) throw new Error('no free port');
+  return port;
+}
+
+/** A new empty directory, removed after this process has ended. */
+export function tempDir(prefix: string): string {
+  return mkdtempSync(join(guardedRoot(), `${prefix}-`));
+}
+
+let root: string | undefined;
+
+/**
+ * One directory a process, with a guard that outlives it: test runners kill their workers, and a killed process runs no
+ * 'exit' handler. The guard is a shell that waits for the end of a pipe, which comes when this process ends in whatever
+ * way; then it kills the children that still run and removes the directory.
+ *
+ *     lps-test-Xy12Ab/pids/4711        an empty file for each child that runs
+ *                     s3-Cd34Ef/       what tempDir('s3') returned
+ */
+function guardedRoot(): string {
+  if (root !== undefined) return root;
+  root = mkdtempSync(join(tmpdir(), 'lps-test-'));
+  mkdirSync(join(root, 'pids'));
+  if (process.platform === 'win32') return root;
+  const script = 'cat; cd "$0/pids" && for pid in *; do kill -9 "$pid"; done; sleep 1; cd / && rm -rf "$0"';
+  // In a group of its own: a Ctrl-C in the terminal would take the guard first.
+  const guard = spawn('/bin/sh', ['-c', script, root], { stdio: ['pipe', 'ignore', 'ignore'], detached: true });
+  guard.unref();
+  if (guard.stdin instanceof Socket) guard.stdin.unref();
+  return root;
+}
+
+function pidFile(pid: number): string {
+  return join(guardedRoot(), 'pids', String(pid));
+}
+
+async function listenAnywhere(): Promise<ReturnType<typeof createServer>> {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  return server;
+}
+
+function cwdOf({ cwd }: SpawnOptions): { cwd?: string } {
+  return cwd === undefined ? {} : { cwd };
+}
