@@ -64,6 +64,11 @@ export interface GetOptions extends CallOptions {
   readonly range?: ByteRange;
 }
 
+export interface ListOptions extends CallOptions {
+  /** Only what comes behind this key in the store's order, whether or not it is still there. */
+  readonly after?: string;
+}
+
 export interface PutResult {
   /** `exists`: an object was there, and it was not looked at. */
   readonly outcome: 'created' | 'exists';
@@ -86,8 +91,8 @@ export interface BlobStore {
   stat?(keys: readonly string[], options?: CallOptions): Promise<Map<string, BlobInfo>>;
   /** Whether there was one. */
   delete(key: string, options?: CallOptions): Promise<boolean>;
-  /** In the store's own order. `prefix` is of the object's name, character by character. */
-  list(prefix: string, options?: CallOptions): AsyncIterable<BlobInfo>;
+  /** In the store's own order, always the same. `prefix` is of the object's name, character by character. */
+  list(prefix: string, options?: ListOptions): AsyncIterable<BlobInfo>;
   /** Throws unless blobs can be stored now. */
   ready?(options?: CallOptions): Promise<void>;
   /** Lets go of connections and timers. */

@@ -243,6 +243,20 @@ const tests: Record<string, Test> = {
     assert.deepEqual(await keysOf(store, `/blobs/${namespace}/`), samples.map(({ key }) => key).sort());
   },
 
+  async 'lists on from a key, also from one that is gone'(store) {
+    const namespace = `after-${randomBytes(6).toString('hex')}`;
+    const samples = Array.from({ length: 12 }, () => sample(8, namespace));
+    for (const { key, bytes, expect } of samples) await store.put(key, bytes, expect);
+    const inOrder: string[] = [];
+    for await (const info of store.list(`/blobs/${namespace}/`)) inOrder.push(info.key);
+    assert.equal(inOrder.length, 12);
+    const after = inOrder[4] ?? '';
+    if (store.can.delete) await store.delete(after);
+    const rest: string[] = [];
+    for await (const info of store.list(`/blobs/${namespace}/`, { after })) rest.push(info.key);
+    assert.deepEqual(rest, inOrder.slice(5));
+  },
+
   async 'keeps names apart and returns them as they were'(store) {
     const namespaces = ['a+b', 'a b', 'a%20b', 'a%2Fb', 'ünï-✓-日本', 'A', 'a', '...', '.a', 'a.', '~', 'x'.repeat(300), '*?"<>|:'];
     const prefixes = ['/', '//', 'a', 'a/', '/a', 'a//b', 'A', 'common', '-_-/'];

@@ -1,9 +1,11 @@
 export * from './blob-store.js';
 export * from './body.js';
+export { ByteLru } from './byte-lru.js';
 export * from './claim.js';
 export * from './digest.js';
 export * from './errors.js';
 export * from './key.js';
+export { type CacheOptions, cached } from './layers/cached.js';
 export { checked } from './layers/checked.js';
 export { passThrough, statOf } from './layers/layer.js';
 export { named, type Observer, observed, type StoreEvent, type StoreOperation } from './layers/observed.js';

@@ -11,7 +11,17 @@ import { randomBytes } from 'node:crypto';
 import nodeFs, { type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
-import type { BlobInfo, BlobStore, Body, ByteRange, Expected, PutOptions, PutResult, StoredBlob } from '../blob-store.js';
+import type {
+  BlobInfo,
+  BlobStore,
+  Body,
+  ByteRange,
+  Expected,
+  ListOptions,
+  PutOptions,
+  PutResult,
+  StoredBlob,
+} from '../blob-store.js';
 import { isBytes } from '../body.js';
 import { type ErrorCode, isLpsError, LpsError } from '../errors.js';
 import { checked } from '../layers/checked.js';
@@ -123,10 +133,13 @@ class RawFileStore implements BlobStore {
     return removed ?? false;
   }
 
-  async *list(prefix: string): AsyncIterable<BlobInfo> {
+  async *list(prefix: string, options: ListOptions = {}): AsyncIterable<BlobInfo> {
     const root = listingRoot(prefix);
+    const after = options.after === undefined ? undefined : pathOf(options.after);
+    const afterSegments = after && [...after.directories, after.file];
     for (const top of root.length > 0 ? [root] : [['blobs'], ['own'], ['v1']]) {
       for await (const segments of this.#walk(top)) {
+        if (afterSegments !== undefined && comparePaths(segments, afterSegments) <= 0) continue;
         const key = nameOf(segments);
         if (key === undefined || !key.startsWith(prefix)) continue;
         const found = await this.#stat(join(this.dir, ...segments));
@@ -210,6 +223,13 @@ class RawFileStore implements BlobStore {
       else if (entry.isFile()) yield path;
     }
   }
+}
+
+/** The order of a walk: directory by directory, by name. */
+function comparePaths(a: readonly string[], b: readonly string[]): number {
+  const index = a.findIndex((segment, at) => segment !== b[at]);
+  if (index < 0) return a.length - b.length;
+  return (a[index] ?? '') < (b[index] ?? '') ? -1 : 1;
 }
 
 async function writeStream(handle: FileHandle, body: Readable): Promise<number> {

@@ -62,9 +62,9 @@ export function memoryStore(options: MemoryStoreOptions = {}): BlobStore {
     async delete(key) {
       return remove(key);
     },
-    async *list(prefix) {
+    async *list(prefix, { after = '' } = {}) {
       for (const key of [...blobs.keys()].sort()) {
-        const info = key.startsWith(prefix) ? infoOf(key) : undefined;
+        const info = key.startsWith(prefix) && key > after ? infoOf(key) : undefined;
         if (info !== undefined) yield info;
       }
     },

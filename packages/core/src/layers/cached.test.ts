@@ -1,0 +1,153 @@
+import { randomBytes } from 'node:crypto';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Readable } from 'node:stream';
+import { afterEach, describe, expect, it } from 'vitest';
+import type { BlobStore } from '../blob-store.js';
+import { discard, readAll } from '../body.js';
+import { testBlobStore } from '../conformance.js';
+import { digestOf } from '../digest.js';
+import { keyFor } from '../key.js';
+import { openFileStore } from '../stores/file.js';
+import { pathOf } from '../stores/file-path.js';
+import { memoryStore } from '../stores/memory.js';
+import { cached } from './cached.js';
+import { checked } from './checked.js';
+
+const MiB = 1024 * 1024;
+const dirs: string[] = [];
+async function newDir(): Promise<string> {
+  const dir = await mkdtemp(join(tmpdir(), 'lps-cache-'));
+  dirs.push(dir);
+  return dir;
+}
+async function removeDirs(): Promise<void> {
+  for (const dir of dirs.splice(0)) await rm(dir, { recursive: true });
+}
+
+testBlobStore(
+  'cached(memory), in memory and on disk',
+  async () => {
+    const disk = await openFileStore({ dir: await newDir() });
+    const store = await cached(memoryStore(), { memory: { maxBytes: 3 * MiB }, disk: { store: disk, maxBytes: 20 * MiB } });
+    return {
+      store,
+      close: async () => {
+        await store.close?.();
+        await removeDirs();
+      },
+    };
+  },
+  { runner: { describe, it } },
+);
+
+/** A store whose gets are counted, and served as streams as a bucket would. */
+function countingStore(): { store: BlobStore; gets: string[] } {
+  const inner = memoryStore();
+  const gets: string[] = [];
+  const store = checked({
+    ...inner,
+    async get(key, options) {
+      gets.push(key);
+      const found = await inner.get(key, options);
+      if (found === undefined) return undefined;
+      const bytes = await readAll(found.body, 1e9);
+      const half = Math.ceil(bytes.length / 2);
+      return { info: found.info, body: Readable.from([bytes.subarray(0, half), bytes.subarray(half)]) };
+    },
+  });
+  return { store, gets };
+}
+
+async function put(store: BlobStore, size: number): Promise<{ key: string; bytes: Buffer }> {
+  const bytes = randomBytes(size);
+  const digest = digestOf(bytes);
+  const key = keyFor('n', digest, null);
+  await store.put(key, bytes, { digest, size });
+  return { key, bytes };
+}
+
+async function read(store: BlobStore, key: string): Promise<Uint8Array | undefined> {
+  const found = await store.get(key);
+  return found && readAll(found.body, 1e9);
+}
+
+describe('cached', () => {
+  afterEach(removeDirs);
+
+  it('answers the second read from memory, and ranges of it', async () => {
+    const { store, gets } = countingStore();
+    const lookups: string[] = [];
+    const cache = await cached(store, { memory: { maxBytes: MiB }, onLookup: (result) => lookups.push(result) });
+    const { key, bytes } = await put(cache, 1000);
+    expect(await read(cache, key)).toEqual(bytes);
+    expect(await read(cache, key)).toEqual(bytes);
+    const part = await cache.get(key, { range: { start: 10, end: 19 } });
+    expect(part && (await readAll(part.body, 100))).toEqual(bytes.subarray(10, 20));
+    expect(gets).toEqual([key]);
+    expect(lookups).toEqual(['miss', 'memory']);
+  });
+
+  it('stays within its bound, least recently used out first, and leaves large blobs to the store', async () => {
+    const { store, gets } = countingStore();
+    const cache = await cached(store, { memory: { maxBytes: 1000, maxEntryBytes: 600 } });
+    const blobs = [await put(cache, 400), await put(cache, 400), await put(cache, 400), await put(cache, 700)];
+    const [a, b, c, large] = blobs.map(({ key }) => key) as [string, string, string, string];
+    for (const key of [a, b, a, c, a, large, large]) await read(cache, key);
+    expect(gets).toEqual([a, b, c, large, large]);
+    await read(cache, b);
+    expect(gets.at(-1)).toBe(b);
+  });
+
+  it('keeps nothing of a read that broke off or was let go', async () => {
+    const { store, gets } = countingStore();
+    const cache = await cached(store, { memory: { maxBytes: MiB } });
+    const { key, bytes } = await put(cache, 1000);
+    const found = await cache.get(key);
+    if (found) discard(found.body);
+    expect(await read(cache, key)).toEqual(bytes);
+    expect(gets).toEqual([key, key]);
+  });
+
+  it('forgets what is deleted', async () => {
+    const cache = await cached(memoryStore(), { memory: { maxBytes: MiB } });
+    const { key } = await put(cache, 1000);
+    await read(cache, key);
+    await cache.delete(key);
+    expect(await read(cache, key)).toBeUndefined();
+  });
+
+  it('serves from disk what no longer fits memory, also after a restart, within its bound', async () => {
+    const { store, gets } = countingStore();
+    const dir = await newDir();
+    const open = async () =>
+      cached(store, { memory: { maxBytes: 10 }, disk: { store: await openFileStore({ dir }), maxBytes: 250_000 } });
+    const cache = await open();
+    const blobs = [await put(cache, 100_000), await put(cache, 100_000), await put(cache, 100_000)];
+    const [a, b, c] = blobs.map(({ key }) => key) as [string, string, string];
+    for (const { key, bytes } of blobs) expect(await read(cache, key)).toEqual(bytes);
+    await cache.close?.(); // the writes behind the reads are done then
+    const again = await open();
+    expect(await read(again, b)).toEqual(blobs[1]?.bytes);
+    expect(await read(again, c)).toEqual(blobs[2]?.bytes);
+    expect(gets).toEqual([a, b, c]);
+    await read(again, a);
+    expect(gets).toEqual([a, b, c, a]);
+    await again.close?.();
+  });
+
+  it('goes to the store when its disk copy was damaged', async () => {
+    const { store } = countingStore();
+    const dir = await newDir();
+    const disk = await openFileStore({ dir });
+    const cache = await cached(store, { disk: { store: disk, maxBytes: MiB } });
+    const { key, bytes } = await put(cache, 1000);
+    await read(cache, key);
+    await cache.close?.();
+    const path = join(dir, ...pathOf(key).directories, pathOf(key).file);
+    expect(await readFile(path)).toEqual(bytes);
+    await writeFile(path, Buffer.from(bytes).fill(0, 0, 1));
+    expect(await read(cache, key)).toEqual(bytes);
+  });
+});

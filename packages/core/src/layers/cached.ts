@@ -1,0 +1,209 @@
+import { PassThrough, pipeline, Transform } from 'node:stream';
+import type { BlobStore, StoredBlob } from '../blob-store.js';
+import { discard, isBytes } from '../body.js';
+import { ByteLru } from '../byte-lru.js';
+import { digestOfObject, parseObjectName } from '../key.js';
+import { passThrough } from './layer.js';
+
+export interface CacheOptions {
+  /** Blobs in this process' memory. */
+  readonly memory?: {
+    readonly maxBytes: number;
+    /** Larger blobs are not kept in memory. Default: 1/16 of `maxBytes`. */
+    readonly maxEntryBytes?: number;
+  };
+  /** Blobs in another store, such as a file store on a fast disk. Nobody else writes to it. */
+  readonly disk?: { readonly store: BlobStore; readonly maxBytes: number };
+  /** Told where each whole read was answered from. */
+  onLookup?(result: 'memory' | 'disk' | 'miss'): void;
+  /** Told what went wrong in the disk cache; reads go on without it. */
+  onError?(error: unknown): void;
+}
+
+/**
+ * Keeps what was read, by physical key: memory first, then disk, both bounded by bytes, least recently used out first.
+ * The layer below must be `checked`: only what it delivered to a clean end is kept. Heads are never answered from here,
+ * so that an object removed behind our back is noticed.
+ */
+export async function cached(store: BlobStore, options: CacheOptions): Promise<BlobStore> {
+  const maxMemoryBytes = options.memory?.maxBytes ?? 0;
+  const maxEntryBytes = Math.min(options.memory?.maxEntryBytes ?? Math.floor(maxMemoryBytes / 16), maxMemoryBytes);
+  const memory = new ByteLru<{ blob: StoredBlob; bytes: Uint8Array }>(maxMemoryBytes);
+  const disk = options.disk && (await DiskCache.open(options.disk.store, options.disk.maxBytes, options.onError));
+
+  const keep = (found: StoredBlob, key: string, bytes: Uint8Array): void => {
+    memory.set(key, { blob: { info: found.info, body: bytes }, bytes }, bytes.length);
+  };
+
+  async function readThrough(key: string, signal?: AbortSignal): Promise<StoredBlob | undefined> {
+    const onDisk = await disk?.get(key);
+    options.onLookup?.(onDisk === undefined ? 'miss' : 'disk');
+    const found = onDisk ?? (await store.get(key, signal === undefined ? {} : { signal }));
+    if (found === undefined) return undefined;
+    const { size } = found.info;
+    if (isBytes(found.body)) {
+      if (size <= maxEntryBytes) keep(found, key, found.body);
+      if (onDisk === undefined) disk?.write(key, found.body, size);
+      return found;
+    }
+    const toMemory = size <= maxEntryBytes;
+    const toDisk = onDisk === undefined ? disk?.writer(key, size) : undefined;
+    if (!toMemory && toDisk === undefined) return found;
+    const tap = new Tap(toMemory, toDisk, (bytes) => keep(found, key, bytes));
+    pipeline(found.body, tap, (error) => error && toDisk?.destroy(error));
+    return { info: found.info, body: tap };
+  }
+
+  return {
+    ...passThrough(store),
+    async put(key, body, expect, putOptions) {
+      if (putOptions?.overwrite) memory.delete(key);
+      return store.put(key, body, expect, putOptions);
+    },
+    async get(key, getOptions) {
+      if (digestOfObject(parseObjectName(key)) === undefined) return store.get(key, getOptions);
+      const hit = memory.get(key);
+      if (getOptions?.range === undefined) {
+        if (hit === undefined) return readThrough(key, getOptions?.signal);
+        options.onLookup?.('memory');
+        return hit.blob;
+      }
+      const { start, end } = getOptions.range;
+      if (hit === undefined || end >= hit.bytes.length) return store.get(key, getOptions);
+      return { info: hit.blob.info, body: hit.bytes.subarray(start, end + 1) };
+    },
+    async delete(key, callOptions) {
+      memory.delete(key);
+      await disk?.delete(key);
+      try {
+        return await store.delete(key, callOptions);
+      } finally {
+        memory.delete(key); // a read may have put it back meanwhile
+        await disk?.delete(key);
+      }
+    },
+    async close() {
+      await disk?.settled();
+      await options.disk?.store.close?.();
+      await store.close?.();
+    },
+  };
+}
+
+/** Passes a stream on, and to the disk's writer, and gathers it for memory; gathered bytes count only at a clean end. */
+class Tap extends Transform {
+  readonly #chunks: Uint8Array[] = [];
+
+  constructor(
+    readonly toMemory: boolean,
+    readonly toDisk: PassThrough | undefined,
+    readonly onEnd: (bytes: Uint8Array) => void,
+  ) {
+    super({ highWaterMark: 256 * 1024 });
+  }
+
+  override _transform(chunk: Uint8Array, _encoding: BufferEncoding, done: (error: null, chunk: Uint8Array) => void): void {
+    if (this.toMemory) this.#chunks.push(chunk);
+    const disk = this.toDisk;
+    // a disk that is slower than the reader slows it down: memory stays bounded
+    if (disk === undefined || disk.destroyed || disk.write(chunk)) {
+      done(null, chunk);
+      return;
+    }
+    const go = (): void => {
+      disk.off('drain', go);
+      disk.off('close', go);
+      done(null, chunk);
+    };
+    disk.once('drain', go);
+    disk.once('close', go);
+  }
+
+  override _flush(done: () => void): void {
+    if (this.toMemory) this.onEnd(this.#chunks.length === 1 && this.#chunks[0] ? this.#chunks[0] : Buffer.concat(this.#chunks));
+    this.toDisk?.end();
+    done();
+  }
+}
+
+/** A store kept below a number of bytes. */
+class DiskCache {
+  readonly #entries: ByteLru<true>;
+  /** Writes and removals under way; as many as there are reads under way. */
+  readonly #pending = new Set<Promise<void>>();
+
+  private constructor(
+    readonly store: BlobStore,
+    readonly maxBytes: number,
+    readonly onError: ((error: unknown) => void) | undefined,
+  ) {
+    this.#entries = new ByteLru(maxBytes, (key) => this.#track(this.#remove(key)));
+  }
+
+  /** Takes over what an earlier process left, oldest first. */
+  static async open(store: BlobStore, maxBytes: number, onError?: (error: unknown) => void): Promise<DiskCache> {
+    const cache = new DiskCache(store, maxBytes, onError);
+    const left: { key: string; size: number; at: number }[] = [];
+    for await (const { key, size, modifiedAt } of store.list('')) left.push({ key, size, at: modifiedAt?.getTime() ?? 0 });
+    for (const { key, size } of left.sort((a, b) => a.at - b.at)) cache.#entries.set(key, true, size);
+    return cache;
+  }
+
+  async get(key: string): Promise<StoredBlob | undefined> {
+    if (this.#entries.get(key) === undefined) return undefined;
+    try {
+      const found = await this.store.get(key);
+      if (found !== undefined && !isBytes(found.body)) found.body.once('error', () => this.#track(this.delete(key)));
+      return found;
+    } catch (error) {
+      // damaged or unreadable: forget it, the store below has it
+      this.onError?.(error);
+      await this.delete(key);
+      return undefined;
+    }
+  }
+
+  /** Keeps a blob, in the background. */
+  write(key: string, body: Uint8Array | PassThrough, size: number): void {
+    this.#track(this.#put(key, body, size));
+  }
+
+  async settled(): Promise<void> {
+    while (this.#pending.size > 0) await Promise.all(this.#pending);
+  }
+
+  #track(work: Promise<void>): void {
+    const tracked = work.finally(() => this.#pending.delete(tracked));
+    this.#pending.add(tracked);
+  }
+
+  async #put(key: string, body: Uint8Array | PassThrough, size: number): Promise<void> {
+    const digest = digestOfObject(parseObjectName(key));
+    if (digest === undefined || size > this.maxBytes) return discard(body);
+    try {
+      await this.store.put(key, body, { digest, size });
+      this.#entries.set(key, true, size);
+    } catch (error) {
+      discard(body);
+      this.onError?.(error);
+    }
+  }
+
+  /** A stream to write a blob into; destroying it keeps nothing. */
+  writer(key: string, size: number): PassThrough | undefined {
+    if (size > this.maxBytes) return undefined;
+    const stream = new PassThrough({ highWaterMark: 512 * 1024 });
+    stream.on('error', () => {});
+    this.write(key, stream, size);
+    return stream;
+  }
+
+  async delete(key: string): Promise<void> {
+    this.#entries.delete(key);
+    await this.#remove(key);
+  }
+
+  async #remove(key: string): Promise<void> {
+    await this.store.delete(key).catch((error: unknown) => this.onError?.(error));
+  }
+}
