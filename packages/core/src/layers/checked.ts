@@ -91,24 +91,40 @@ function verifiedRead(found: StoredBlob, expect: Expected): StoredBlob {
 }
 
 function verifiedStream(source: Readable, expect: Expected, digestCode: ErrorCode, sizeCode: ErrorCode): Readable {
-  const check = new HoldBack(expect, digestCode, sizeCode);
-  // errors travel both ways: a failed source destroys the check with its error, a destroyed check destroys the source
-  pipeline(source, check, () => {});
-  return check;
+  return new HoldBack(source, expect, digestCode, sizeCode);
 }
 
-/** Passes chunks on one behind, and the last one only when size and digest are right. */
+/**
+ * Passes chunks on one behind, and the last one only when size and digest are right. The source is left alone until
+ * somebody reads: a store that answers `exists` without reading must not make a client send its body.
+ */
 class HoldBack extends Transform {
   readonly #digest = new DigestStream();
   #size = 0;
   #held: Uint8Array | undefined;
+  #isConnected = false;
 
   constructor(
+    readonly source: Readable,
     readonly expect: Expected,
     readonly digestCode: ErrorCode,
     readonly sizeCode: ErrorCode,
   ) {
     super({ readableHighWaterMark: 256 * 1024, writableHighWaterMark: 256 * 1024 });
+  }
+
+  override _read(size: number): void {
+    if (!this.#isConnected) {
+      this.#isConnected = true;
+      // errors travel both ways: a failed source destroys the check with its error, a destroyed check its source
+      pipeline(this.source, this, () => {});
+    }
+    super._read(size);
+  }
+
+  override _destroy(error: Error | null, done: (error: Error | null) => void): void {
+    if (!this.#isConnected) this.source.destroy();
+    done(error);
   }
 
   override _transform(chunk: Uint8Array, _encoding: BufferEncoding, done: TransformCallback): void {

@@ -31,6 +31,7 @@ export async function prepareCluster(
 ): Promise<Cluster> {
   const dir = await fs.realpath(join(dataDir, 'postgres')).catch(() => join(dataDir, 'postgres'));
   const user = await chooseUser(dir);
+  const isMade = await hasCluster(dir);
   const cluster: Cluster = {
     ...options,
     dir,
@@ -41,7 +42,7 @@ export async function prepareCluster(
     binaries: await preparePostgresBinaries({ user }),
   };
   await removeLeftovers(dataDir, dir);
-  if (!(await hasCluster(dir))) await initializeCluster(dataDir, cluster);
+  if (!isMade) await initializeCluster(dataDir, cluster);
   // PostgreSQL refuses a directory that a group may write to, which is what Kubernetes' fsGroup makes of it.
   await fs.chmod(dir, 0o700);
   return cluster;

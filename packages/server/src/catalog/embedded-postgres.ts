@@ -170,7 +170,7 @@ async function supervise(
   const exited = watching.then(() => stopped);
   exited.catch(() => undefined); // whoever wants to know awaits it
   return {
-    url: `postgresql://lps@localhost:${port}/lps?host=${encodeURIComponent(cluster.socketDir)}&sslmode=disable`,
+    url: `postgresql://lps@localhost:${port}/lps?host=${encodeURI(cluster.socketDir)}&sslmode=disable`,
     get pid() {
       return current.pid;
     },

@@ -1,0 +1,326 @@
+/**
+ * Any store with the catalog beside it: rows, leases, touches, states. To the routes it is a `BlobStore` like any other.
+ *
+ *   put   begin ── present ──────────────────────────────► exists, body unread   (the store is asked too when a touch was due)
+ *           └── lease ── store.put ── created ── commit ─► created
+ *                             └────── exists ─── hash it ► exists, or damaged: the next upload takes the body
+ *   get   row ── live ── touch when due ── store.get ────► body; a wrong or missing object makes the row damaged
+ *           ├── absent ─ store.get, hashed on its way ───► body; at its clean end the object is adopted
+ *           └── Postgres down ── store, then list {key}~ ► body
+ */
+import { Writable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import {
+  type BlobInfo,
+  type BlobKey,
+  type BlobStore,
+  type Body,
+  type CallOptions,
+  discard,
+  type Expected,
+  type GetOptions,
+  isBytes,
+  isLpsError,
+  LpsError,
+  type PutOptions,
+  type PutResult,
+  parseKey,
+  passThrough,
+  type StoredBlob,
+  statOf,
+} from '@large-payload/core';
+import type { BlobRow, Catalog, Lease } from './catalog/catalog.js';
+
+/** Told of what an operator must know; `lps_alarms_total` counts them by kind. */
+export interface Alarms {
+  raise(kind: 'damaged' | 'missing' | 'catalog_unavailable' | 'adoption_failed', details: Record<string, unknown>): void;
+}
+
+export interface CataloguedOptions {
+  readonly catalog: Catalog;
+  readonly alarms: Alarms;
+  /** Prolong a lease this often while bytes flow, in ms: well below the lease's own time. */
+  readonly renewMs: number;
+}
+
+/** Keys that are not a client's (the service's own objects, v1's) go straight to the store. */
+export function catalogued(store: BlobStore, options: CataloguedOptions): BlobStore {
+  const layer = new Catalogued(store, options);
+  return {
+    ...passThrough(store),
+    can: { ...store.can, delete: false },
+    put: (key, body, expect, putOptions) => layer.put(key, body, expect, putOptions),
+    get: (key, getOptions) => layer.get(key, getOptions),
+    head: (key, callOptions) => layer.head(key, callOptions),
+    stat: (keys, callOptions) => layer.stat(keys, callOptions),
+    delete: async () => {
+      throw new LpsError('NOT_SUPPORTED', 'a blob is deleted by the collection or by a takedown, not by its key');
+    },
+    list: (prefix, listOptions) => layer.list(prefix, listOptions),
+    ready: async (callOptions) => {
+      await options.catalog.ping();
+      await store.ready?.(callOptions);
+    },
+  };
+}
+
+class Catalogued {
+  readonly #catalog: Catalog;
+  /** One hashing of a stored object at a time, however many wait for it; bounded by the requests under way. */
+  readonly #hashing = new Map<string, Promise<number | undefined>>();
+
+  constructor(
+    readonly store: BlobStore,
+    readonly options: CataloguedOptions,
+  ) {
+    this.#catalog = options.catalog;
+  }
+
+  async put(key: string, body: Body, expect: Expected, options: PutOptions = {}): Promise<PutResult> {
+    const blob = parseKey(key);
+    if (blob.digest !== expect.digest) throw new LpsError('INVALID_ARGUMENT', 'the key and the digest name different bytes');
+    const beginning = await this.#catalog.begin(blob, expect.size);
+    if (beginning.kind === 'upload') return this.#upload(blob, beginning.lease, body, expect, options);
+    const { row, touched } = beginning;
+    if (row.size !== expect.size) {
+      throw new LpsError('SIZE_MISMATCH', `the blob of this digest has ${row.size} bytes, not ${expect.size}`);
+    }
+    if (!touched || (await this.#isThere(row, options))) return { outcome: 'exists', protectedUntil: row.protectedUntil };
+    // removed behind our back, and marked so: this upload brings it back
+    const again = await this.#catalog.begin(blob, expect.size);
+    if (again.kind === 'present') return { outcome: 'exists', protectedUntil: again.row.protectedUntil };
+    return this.#upload(blob, again.lease, body, expect, options);
+  }
+
+  async get(key: string, options: GetOptions = {}): Promise<StoredBlob | undefined> {
+    const blob = clientKey(key);
+    if (blob === undefined) return this.store.get(key, options);
+    const row = await this.#rowOrDown(blob);
+    if (row === 'down') return this.#getWithoutCatalog(key, options);
+    if (row === undefined || row.state === 'uploading') return this.#getUnknown(blob, key, options);
+    if (!isReadable(row)) return undefined;
+    const used = await this.#touchOrGoOn(row);
+    const found = await this.#getPhysical(row, options);
+    return { body: found.body, info: { ...found.info, key, protectedUntil: used.protectedUntil } };
+  }
+
+  async head(key: string, options: CallOptions = {}): Promise<BlobInfo | undefined> {
+    const blob = clientKey(key);
+    if (blob === undefined) return this.store.head(key, options);
+    const row = await this.#rowOrDown(blob);
+    if (row === 'down') return this.#headWithoutCatalog(key, options);
+    if (row === undefined || row.state === 'uploading') return this.#adopt(blob, key, options);
+    if (!isReadable(row)) return undefined;
+    return (await this.#use([row], options)).get(key);
+  }
+
+  /** Answers from the catalog alone: an object that it does not know counts as absent, and the upload that follows adopts it. */
+  async stat(keys: readonly string[], options: CallOptions = {}): Promise<Map<string, BlobInfo>> {
+    const blobs = keys.map((key) => parseKey(key));
+    try {
+      const rows = await this.#catalog.lookupMany(blobs);
+      return await this.#use(rows.filter((row) => row.state === 'live' || row.state === 'quarantined'), options);
+    } catch (error) {
+      if (!isLpsError(error, 'CATALOG_UNAVAILABLE')) throw error;
+      return statOf(this.store, keys, options);
+    }
+  }
+
+  async *list(prefix: string, options?: Parameters<BlobStore['list']>[1]): AsyncIterable<BlobInfo> {
+    for await (const info of this.store.list(prefix, options)) {
+      if (!info.key.startsWith('.lps/')) yield { ...info, key: info.key.replace(/~[0-9a-z]{16}$/, '') };
+    }
+  }
+
+  async #upload(blob: BlobKey, lease: Lease, body: Body, expect: Expected, options: PutOptions): Promise<PutResult> {
+    const renewal = setInterval(() => void this.#catalog.renew(lease).catch(() => false), this.options.renewMs);
+    try {
+      const { outcome } = await this.store.put(lease.physicalKey, body, expect, { ...options, overwrite: lease.overwrite });
+      if (outcome === 'exists' && !(await this.#isRight(blob, lease, body, expect, options))) {
+        throw new LpsError('TRY_AGAIN', 'a damaged object stood here; send the blob again');
+      }
+      const commit = await this.#catalog.commit(lease, expect.size);
+      if (commit === undefined) throw new LpsError('TRY_AGAIN', 'the blob was deleted while it was uploaded; send it again');
+      const created = outcome === 'created' && commit.outcome === 'created';
+      return { outcome: created ? 'created' : 'exists', protectedUntil: commit.row.protectedUntil };
+    } catch (error) {
+      await this.#catalog.abandon(lease);
+      throw error;
+    } finally {
+      clearInterval(renewal);
+    }
+  }
+
+  /** Whether the object that a put met is right: committed by another upload, or else hashed now, and healed when we can. */
+  async #isRight(blob: BlobKey, lease: Lease, body: Body, expect: Expected, options: PutOptions): Promise<boolean> {
+    const row = await this.#catalog.lookup(blob);
+    if (row?.state === 'live' && row.generation === lease.generation) return true;
+    const size = await this.#hash(lease.physicalKey, options);
+    if (size === expect.size) return true;
+    if (isBytes(body)) {
+      await this.store.put(lease.physicalKey, body, expect, { ...options, overwrite: true });
+      return true;
+    }
+    await this.#damaged({ id: lease.blobId, generation: lease.generation }, lease.physicalKey, 'damaged');
+    return false;
+  }
+
+  /** Reads a stored object to its end. Its size when it is right, `undefined` when it is absent or damaged. */
+  async #hash(physicalKey: string, options: CallOptions): Promise<number | undefined> {
+    let running = this.#hashing.get(physicalKey);
+    if (running === undefined) {
+      // not the caller's signal: others wait for the same outcome
+      running = this.#readThrough(physicalKey).finally(() => this.#hashing.delete(physicalKey));
+      this.#hashing.set(physicalKey, running);
+    }
+    const size = await running;
+    options.signal?.throwIfAborted();
+    return size;
+  }
+
+  async #readThrough(physicalKey: string): Promise<number | undefined> {
+    try {
+      const found = await this.store.get(physicalKey);
+      if (found === undefined) return undefined;
+      if (!isBytes(found.body)) await pipeline(found.body, new Writable({ write: (_chunk, _encoding, done) => done() }));
+      return found.info.size;
+    } catch (error) {
+      if (isLpsError(error, 'BLOB_DAMAGED')) return undefined;
+      throw error;
+    }
+  }
+
+  async #rowOrDown(blob: BlobKey): Promise<BlobRow | undefined | 'down'> {
+    try {
+      return await this.#catalog.lookup(blob);
+    } catch (error) {
+      if (!isLpsError(error, 'CATALOG_UNAVAILABLE')) throw error;
+      this.options.alarms.raise('catalog_unavailable', {});
+      return 'down';
+    }
+  }
+
+  async #touchOrGoOn(row: BlobRow): Promise<BlobRow> {
+    if (!row.touchDue && row.state === 'live') return row;
+    try {
+      return (await this.#catalog.touch([row]))[0] ?? row;
+    } catch (error) {
+      // reads go on without Postgres; what the row said before still holds
+      if (!isLpsError(error, 'CATALOG_UNAVAILABLE')) throw error;
+      return row;
+    }
+  }
+
+  async #getPhysical(row: BlobRow, options: GetOptions): Promise<StoredBlob> {
+    let found: StoredBlob | undefined;
+    try {
+      found = await this.store.get(row.physicalKey, options);
+    } catch (error) {
+      if (isLpsError(error, 'BLOB_DAMAGED')) await this.#damaged(row, row.physicalKey, 'damaged');
+      throw error;
+    }
+    if (found === undefined) {
+      await this.#damaged(row, row.physicalKey, 'missing');
+      throw new LpsError('BLOB_DAMAGED', 'the blob is known, but the store has lost it; upload it again');
+    }
+    if (!isBytes(found.body)) {
+      found.body.once('error', (error) => {
+        if (isLpsError(error, 'BLOB_DAMAGED')) void this.#damaged(row, row.physicalKey, 'damaged');
+      });
+    }
+    return found;
+  }
+
+  /** An object that the catalog does not know, perhaps of the Go service: served while it is hashed, then adopted. */
+  async #getUnknown(blob: BlobKey, key: string, options: GetOptions): Promise<StoredBlob | undefined> {
+    if (options.range !== undefined) {
+      return (await this.#adopt(blob, key, options)) && this.store.get(key, options);
+    }
+    const found = await this.store.get(key, options);
+    if (found === undefined) return undefined;
+    const { size } = found.info;
+    if (isBytes(found.body)) await this.#adoptOrGoOn(blob, key, size);
+    else found.body.once('end', () => void this.#adoptOrGoOn(blob, key, size));
+    return found;
+  }
+
+  async #adopt(blob: BlobKey, key: string, options: CallOptions): Promise<BlobInfo | undefined> {
+    if ((await this.store.head(key, options)) === undefined) return undefined;
+    const size = await this.#hash(key, options);
+    if (size === undefined) return undefined;
+    const row = await this.#catalog.adopt(blob, key, size);
+    return row && infoOf(row);
+  }
+
+  async #adoptOrGoOn(blob: BlobKey, key: string, size: number): Promise<void> {
+    try {
+      await this.#catalog.adopt(blob, key, size);
+    } catch (error) {
+      this.options.alarms.raise('adoption_failed', { key, error });
+    }
+  }
+
+  /** Touches rows where that is due, and asks the store about those; what it lost is left out. */
+  async #use(rows: readonly BlobRow[], options: CallOptions): Promise<Map<string, BlobInfo>> {
+    const due = rows.filter((row) => row.touchDue || row.state !== 'live');
+    const touched = new Map((await this.#touchAll(due)).map((row) => [row.id, row]));
+    const present = await statOf(this.store, [...touched.values()].map((row) => row.physicalKey), options);
+    const infos = new Map<string, BlobInfo>();
+    for (const before of rows) {
+      const row = touched.get(before.id) ?? before;
+      if (touched.has(row.id) && !present.has(row.physicalKey)) await this.#damaged(row, row.physicalKey, 'missing');
+      else if (touched.has(row.id) || !due.includes(before)) infos.set(row.key, infoOf(row));
+    }
+    return infos;
+  }
+
+  async #touchAll(rows: readonly BlobRow[]): Promise<BlobRow[]> {
+    return rows.length === 0 ? [] : this.#catalog.touch(rows);
+  }
+
+  async #isThere(row: BlobRow, options: CallOptions): Promise<boolean> {
+    const info = await this.store.head(row.physicalKey, options);
+    if (info?.size === row.size) return true;
+    await this.#damaged(row, row.physicalKey, info === undefined ? 'missing' : 'damaged');
+    return false;
+  }
+
+  /** Never throws: when Postgres is away, the next reader finds the damage again. */
+  async #damaged(row: Pick<BlobRow, 'id' | 'generation'>, physicalKey: string, kind: 'damaged' | 'missing'): Promise<void> {
+    this.options.alarms.raise(kind, { key: physicalKey });
+    await this.#catalog.markDamaged(row).catch(() => this.options.alarms.raise('catalog_unavailable', {}));
+  }
+
+  async #getWithoutCatalog(key: string, options: GetOptions): Promise<StoredBlob | undefined> {
+    const first = await this.store.get(key, options);
+    if (first !== undefined || !this.store.can.list) return first;
+    for await (const info of this.store.list(`${key}~`)) {
+      const found = await this.store.get(info.key, options);
+      if (found !== undefined) return { body: found.body, info: { ...found.info, key } };
+    }
+    return undefined;
+  }
+
+  async #headWithoutCatalog(key: string, options: CallOptions): Promise<BlobInfo | undefined> {
+    const found = await this.#getWithoutCatalog(key, options);
+    if (found !== undefined) discard(found.body);
+    return found?.info;
+  }
+}
+
+/** Takes a client's key apart; `undefined` for the service's own objects and those of v1. */
+function clientKey(key: string): BlobKey | undefined {
+  return key.startsWith('/') ? parseKey(key) : undefined;
+}
+
+/** Damaged blobs throw, so that they can be told from those that never were. */
+function isReadable(row: BlobRow): boolean {
+  if (row.state === 'damaged') {
+    throw new LpsError('BLOB_DAMAGED', 'the stored bytes are missing or wrong; upload the blob again');
+  }
+  return row.state === 'live' || row.state === 'quarantined';
+}
+
+function infoOf(row: BlobRow): BlobInfo {
+  return { key: row.key, size: row.size, protectedUntil: row.protectedUntil };
+}

@@ -1,0 +1,341 @@
+/**
+ * Every setting of the service, in one table. It drives the command line, the environment, the configuration file,
+ * `--help`, `lps config print` and docs/config.md.
+ *
+ * A setting has one name, spelled the way each place spells names:
+ *
+ *   --max-blob-bytes 1GiB       flag
+ *   LPS_MAX_BLOB_BYTES=1GiB     environment
+ *   max-blob-bytes: 1GiB        file
+ *   config.maxBlobBytes         in the code (with its unit: `idle-timeout` is `idleTimeoutMs`)
+ */
+import { bytes, choice, count, duration, hostname, type Kind, namespace, text, url, yesNo } from './kinds.js';
+
+/** In the order in which help and documentation show them. */
+export const groups = ['Listening', 'Storage', 'S3', 'Catalog', 'Limits', 'Cache', 'Lifecycle', 'Logs and metrics'] as const;
+
+export interface Setting<V = unknown> {
+  /** Without its dashes; also the name in the configuration file. */
+  readonly flag: string;
+  readonly kind: Kind<V>;
+  readonly group: (typeof groups)[number];
+  readonly help: string;
+  /** What the flag `--no-…` does, for a yes or no whose default is yes. */
+  readonly helpOff?: string;
+  /** As text. Without one the setting may stay unset. */
+  readonly default?: string;
+  /** In words, when the default depends on something. */
+  readonly defaultHelp?: string;
+  /** Never shown; may be read from a file that `LPS_…_FILE` names. */
+  readonly secret?: true;
+  /** Variables of other programs, read only when the setting is given nowhere else; the first one that is set counts. */
+  readonly also?: readonly string[];
+}
+
+const GiB = 1024 ** 3;
+const TiB = 1024 ** 4;
+const second = 1000;
+const minute = 60 * second;
+const hour = 60 * minute;
+const day = 24 * hour;
+
+export const settings = {
+  port: {
+    flag: 'port',
+    kind: count(0, 65535, 8577),
+    group: 'Listening',
+    default: '8577',
+    help: 'Port to listen on; 0 takes any free one.',
+  },
+  host: {
+    flag: 'host',
+    kind: hostname(),
+    group: 'Listening',
+    default: '127.0.0.1',
+    help: 'Address to listen on. Anything beyond this machine also needs --insecure.',
+  },
+  insecure: {
+    flag: 'insecure',
+    kind: yesNo(),
+    group: 'Listening',
+    default: 'false',
+    help: 'Listen beyond this machine although whoever reaches the port can read and write every blob.',
+  },
+  tlsTerminatedUpstream: {
+    flag: 'tls-terminated-upstream',
+    kind: yesNo(),
+    group: 'Listening',
+    default: 'false',
+    help: 'Say that a proxy in front of the service does TLS.',
+  },
+  maxConnections: {
+    flag: 'max-connections',
+    kind: count(1, 1_000_000, 10_000),
+    group: 'Listening',
+    default: '10000',
+    help: 'Open connections; further ones are closed at once.',
+  },
+  shutdownTimeoutMs: {
+    flag: 'shutdown-timeout',
+    kind: duration(0, hour, '30s'),
+    group: 'Listening',
+    default: '30s',
+    help: 'Time that requests under way get to finish after SIGTERM.',
+  },
+
+  store: {
+    flag: 'store',
+    kind: choice('file', 'memory', 's3', 'gcs', 'azure'),
+    group: 'Storage',
+    default: 'file',
+    help: 'Where blobs are kept: file is the data directory, memory is gone with the process.',
+  },
+  dataDir: {
+    flag: 'data-dir',
+    kind: text({ placeholder: 'dir', expects: 'a directory such as ./data', pattern: /^[^\0]+$/ }),
+    group: 'Storage',
+    default: './data',
+    help: 'Directory for blobs (store file), the embedded database and the disk cache. Made when missing.',
+  },
+
+  s3Bucket: {
+    flag: 's3-bucket',
+    kind: text({ placeholder: 'name', expects: 'the name of a bucket such as my-payloads', pattern: /^[\w.:/-]+$/ }),
+    group: 'S3',
+    also: ['BUCKET'],
+    help: 'Bucket for the blobs. Required with store s3.',
+  },
+  s3Region: {
+    flag: 's3-region',
+    kind: text({ placeholder: 'region', expects: 'a region such as eu-central-1', pattern: /^[\w-]+$/ }),
+    group: 'S3',
+    also: ['AWS_REGION', 'AWS_DEFAULT_REGION'],
+    defaultHelp: 'as the AWS SDK finds it',
+    help: 'Region of the bucket.',
+  },
+  s3Endpoint: {
+    flag: 's3-endpoint',
+    kind: url({
+      schemes: ['http:', 'https:'],
+      example: 'http://127.0.0.1:9000',
+      accept: (parsed) => parsed.username === '' && parsed.password === '',
+    }),
+    group: 'S3',
+    also: ['AWS_ENDPOINT_URL_S3', 'AWS_ENDPOINT_URL'],
+    defaultHelp: 'AWS',
+    help: 'Server that speaks the S3 protocol, such as MinIO.',
+  },
+  s3PathStyle: {
+    flag: 's3-path-style',
+    kind: yesNo(),
+    group: 'S3',
+    defaultHelp: 'on with --s3-endpoint, off on AWS',
+    help: 'Put the bucket into the path of a request instead of the host name.',
+  },
+  s3StorageClass: {
+    flag: 's3-storage-class',
+    kind: text({ placeholder: 'class', expects: 'a storage class such as STANDARD', pattern: /^[A-Z][A-Z0-9_]{0,63}$/ }),
+    group: 'S3',
+    defaultHelp: 'INTELLIGENT_TIERING on AWS, none with --s3-endpoint',
+    help: 'Storage class of new objects.',
+  },
+  s3Prefix: {
+    flag: 's3-prefix',
+    kind: text({
+      placeholder: 'prefix',
+      expects: 'a prefix of letters, digits and "_-./" such as payloads/ (not beginning with "/")',
+      pattern: /^(?!.*\/\/)(?!(?:.*\/)?\.{1,2}(?:\/|$))[\w.-][\w./-]{0,199}$/,
+    }),
+    group: 'S3',
+    help: 'Put in front of every object name, so that a bucket can be shared. End it with "/".',
+  },
+  s3Encryption: {
+    flag: 's3-encryption',
+    kind: choice('none', 'sse-s3', 'sse-kms'),
+    group: 'S3',
+    default: 'none',
+    help: 'Encryption to ask the bucket for; none leaves it to the settings of the bucket.',
+  },
+  s3KmsKeyId: {
+    flag: 's3-kms-key-id',
+    kind: text({ placeholder: 'id', expects: 'the id, alias or ARN of a KMS key', pattern: /^[\w:/-]+$/ }),
+    group: 'S3',
+    defaultHelp: 'the KMS key of the account',
+    help: 'KMS key for --s3-encryption sse-kms.',
+  },
+  s3ConditionalPut: {
+    flag: 's3-conditional-put',
+    kind: choice('if-none-match', 'head'),
+    group: 'S3',
+    default: 'if-none-match',
+    help: 'How an object is kept from being written twice; head is for servers without If-None-Match.',
+  },
+  s3Checksums: {
+    flag: 's3-checksums',
+    kind: yesNo(),
+    group: 'S3',
+    default: 'true',
+    help: 'Send the SHA-256 of every object in a header of its own, so that the bucket checks and keeps it.',
+    helpOff: 'Do not send the SHA-256 of objects in a header of its own, for servers that refuse it.',
+  },
+
+  databaseUrl: {
+    flag: 'database-url',
+    kind: url({ schemes: ['postgres:', 'postgresql:'], example: 'postgres://lps@db.example:5432/lps' }),
+    group: 'Catalog',
+    secret: true,
+    defaultHelp: 'an embedded PostgreSQL in the data directory',
+    help: 'PostgreSQL for the catalog. All replicas of the service share one.',
+  },
+  databasePoolSize: {
+    flag: 'database-pool-size',
+    kind: count(2, 1000, 10),
+    group: 'Catalog',
+    default: '10',
+    help: 'Connections to the database.',
+  },
+  databaseSchema: {
+    flag: 'database-schema',
+    kind: text({
+      placeholder: 'name',
+      expects: 'a lower-case name such as lps (and not one that begins with pg_)',
+      pattern: /^(?!pg_)[a-z_][a-z0-9_]{0,62}$/,
+    }),
+    group: 'Catalog',
+    default: 'lps',
+    help: 'Schema of the tables. Made when missing.',
+  },
+
+  maxBlobBytes: {
+    flag: 'max-blob-bytes',
+    kind: bytes(1, 5 * TiB, '1GiB'),
+    group: 'Limits',
+    default: '1GiB',
+    help: 'Largest blob that is taken.',
+  },
+  maxUploads: {
+    flag: 'max-uploads',
+    kind: count(1, 100_000, 64),
+    group: 'Limits',
+    default: '64',
+    help: 'Uploads at the same time; further ones are answered 503 and come again.',
+  },
+  idleTimeoutMs: {
+    flag: 'idle-timeout',
+    kind: duration(second, hour, '30s'),
+    group: 'Limits',
+    default: '30s',
+    help: 'A connection that moves no byte for so long in the middle of a request is closed.',
+  },
+  minBytesPerSecond: {
+    flag: 'min-rate',
+    kind: bytes(0, GiB, '1kB'),
+    group: 'Limits',
+    default: '1kB',
+    help: 'An upload slower than this many bytes a second, on average and after its first 30 s, is ended. 0 is no limit.',
+  },
+
+  cacheMemoryBytes: {
+    flag: 'cache-memory-bytes',
+    kind: bytes(0, TiB, '64MiB'),
+    group: 'Cache',
+    defaultHelp: '64MiB for s3, gcs and azure, none for file and memory',
+    help: 'Memory for blobs that were read or written lately.',
+  },
+  cacheDiskBytes: {
+    flag: 'cache-disk-bytes',
+    kind: bytes(0, 1024 * TiB, '10GiB'),
+    group: 'Cache',
+    default: '0',
+    help: 'Disk space for such blobs.',
+  },
+  cacheDir: {
+    flag: 'cache-dir',
+    kind: text({ placeholder: 'dir', expects: 'a directory such as /var/cache/lps', pattern: /^[^\0]+$/ }),
+    group: 'Cache',
+    defaultHelp: 'cache in the data directory',
+    help: 'Directory of the disk cache.',
+  },
+
+  graceMs: {
+    flag: 'grace',
+    kind: duration(day, 3650 * day, '7d'),
+    group: 'Lifecycle',
+    default: '7d',
+    help: 'Time after its last use in which a blob is kept, whether a workflow holds it or not.',
+  },
+  leaseTimeMs: {
+    flag: 'lease-time',
+    kind: duration(minute, day, '10m'),
+    group: 'Lifecycle',
+    default: '10m',
+    help: 'Time after which an upload that was cut off by a crash is cleaned up.',
+  },
+  v1Namespace: {
+    flag: 'v1-namespace',
+    kind: namespace(),
+    group: 'Lifecycle',
+    defaultHelp: 'version 1 claims are not served',
+    help: 'Namespace that owns the blobs of version 1 claims, which name none.',
+  },
+
+  logLevel: {
+    flag: 'log-level',
+    kind: choice('trace', 'debug', 'info', 'warn', 'error', 'silent'),
+    group: 'Logs and metrics',
+    default: 'info',
+    help: 'Least important messages that are logged.',
+  },
+  logFormat: {
+    flag: 'log-format',
+    kind: choice('auto', 'json', 'pretty'),
+    group: 'Logs and metrics',
+    default: 'auto',
+    help: 'auto is pretty on a terminal and json elsewhere.',
+  },
+  metrics: {
+    flag: 'metrics',
+    kind: yesNo(),
+    group: 'Logs and metrics',
+    default: 'true',
+    help: 'Serve Prometheus metrics at /metrics.',
+    helpOff: 'Do not serve Prometheus metrics at /metrics.',
+  },
+} as const satisfies Record<string, Setting>;
+
+export type SettingName = keyof typeof settings;
+
+type ValueOf<S> = S extends { readonly kind: Kind<infer V> }
+  ? S extends { readonly default: string }
+    ? V
+    : V | undefined
+  : never;
+
+/** The settings' values; what has no default and was not given is `undefined`. */
+export type Values = { readonly [Name in SettingName]: ValueOf<(typeof settings)[Name]> };
+
+/** What the service runs with: `Values` whose defaults that depend on others are filled in. Directories are absolute. */
+export type Config = Omit<Values, 'cacheMemoryBytes' | 'cacheDir'> & {
+  readonly cacheMemoryBytes: number;
+  readonly cacheDir: string;
+};
+
+/** Where a value came from; `name` says it to a person. */
+export interface Source {
+  readonly kind: 'flag' | 'env' | 'file' | 'default';
+  /** `--port`, `LPS_PORT`, `lps.yaml:3` or `default`. */
+  readonly name: string;
+}
+
+/** Every setting with its name in the code, in the order of the table. */
+export const allSettings = Object.entries(settings) as readonly (readonly [SettingName, Setting])[];
+
+/** The environment variable of a setting: `max-blob-bytes` → `LPS_MAX_BLOB_BYTES`. */
+export function envOf(setting: Pick<Setting, 'flag'>): string {
+  return `LPS_${setting.flag.toUpperCase().replaceAll('-', '_')}`;
+}
+
+/** What stands in for a default, in help and documentation. */
+export function defaultOf(setting: Setting): string {
+  return setting.default ?? setting.defaultHelp ?? 'not set';
+}

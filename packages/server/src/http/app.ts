@@ -1,0 +1,157 @@
+/**
+ * The HTTP side of the service: routes over a `BlobStore`, and nothing about where the bytes are.
+ *
+ *   request ─ trace, id ─ route ─ Transfers ─ store
+ *                └ any error ─ problem (RFC 9457, or one line of text on /v1 and /v2)
+ */
+import { randomBytes } from 'node:crypto';
+import type { Socket } from 'node:net';
+import { type BlobStore, LpsError } from '@large-payload/core';
+import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest, LogController } from 'fastify';
+import type { Logger } from 'pino';
+import type { Metrics } from '../metrics.js';
+import { type OperationsOptions, registerOperations } from '../routes/operations.js';
+import { registerV1 } from '../routes/v1.js';
+import { registerV2 } from '../routes/v2.js';
+import { registerV3 } from '../routes/v3.js';
+import { type PaceLimits, PaceMonitor } from './pace.js';
+import { problemFor, toLpsError } from './problem.js';
+import { traceIdOf, withTraceOf } from './trace.js';
+import { type TransferLimits, Transfers } from './transfer.js';
+
+export interface AppOptions {
+  readonly store: BlobStore;
+  readonly limits: TransferLimits & { readonly maxConnections: number };
+  readonly pace: PaceLimits;
+  readonly logger: Logger;
+  readonly metrics: Metrics;
+  readonly operations: OperationsOptions;
+  /** Serves `/v1/blobs/get`. */
+  readonly v1: boolean;
+}
+
+export interface App {
+  readonly server: FastifyInstance;
+  readonly transfers: Transfers;
+}
+
+/** Go's servers take 1 MiB of headers in all; payload metadata travels in one of them. */
+const maxHeaderBytes = 1024 * 1024;
+const methods = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'] as const;
+
+export function createApp(options: AppOptions): App {
+  const app = Fastify({
+    loggerInstance: options.logger,
+    logController: new LogController({ disableRequestLogging: true }),
+    exposeHeadRoutes: false,
+    // a limit on the whole request would end honest large uploads: see ./pace.ts
+    requestTimeout: 0,
+    keepAliveTimeout: 75_000,
+    forceCloseConnections: 'idle',
+    return503OnClosing: false,
+    http: { maxHeaderSize: maxHeaderBytes, headersTimeout: 60_000 },
+    bodyLimit: 64 * 1024,
+    genReqId: requestId,
+    clientErrorHandler: refuseConnection,
+    frameworkErrors: (error, request, reply) => void sendProblem(error, request, reply),
+  }) as unknown as FastifyInstance;
+  const transfers = new Transfers(options.store, options.limits, new PaceMonitor(options.pace), options.metrics);
+  app.server.maxConnections = options.limits.maxConnections;
+  // bodies of blobs are read by nobody but UploadBody
+  app.removeContentTypeParser('text/plain');
+  app.addContentTypeParser('*', (_request, _payload, done) => done(null));
+  // with this listener Node leaves it to us when, and whether, to ask for the body
+  app.server.on('checkContinue', (request, response) => app.routing(request, response));
+
+  observeRequests(app, options.metrics);
+  app.setErrorHandler(sendProblem);
+  app.setNotFoundHandler((request, reply) =>
+    sendProblem(new LpsError('ROUTE_NOT_FOUND', 'there is no such route'), request, reply),
+  );
+  const refuseOtherMethods = collectRoutes(app);
+  if (options.v1) registerV1(app, transfers);
+  registerV2(app, transfers);
+  registerV3(app, transfers, { v1: options.v1 });
+  registerOperations(app, options.operations);
+  refuseOtherMethods();
+  return { server: app, transfers };
+}
+
+/** Answers what is not HTTP, in the few words that fit before the connection ends. */
+function refuseConnection(error: NodeJS.ErrnoException, socket: Socket): void {
+  if (error.code === 'ECONNRESET' || !socket.writable) return void socket.destroy();
+  const [status, reason] =
+    error.code === 'HPE_HEADER_OVERFLOW'
+      ? ['431 Request Header Fields Too Large', 'the headers are larger than 1 MiB']
+      : error.code === 'ERR_HTTP_REQUEST_TIMEOUT'
+        ? ['408 Request Timeout', 'the head of the request came too slowly']
+        : ['400 Bad Request', 'this is not an HTTP/1.1 request'];
+  const head = `content-type: text/plain; charset=utf-8\r\ncontent-length: ${reason.length}\r\nconnection: close`;
+  socket.end(`HTTP/1.1 ${status}\r\n${head}\r\n\r\n${reason}`);
+}
+
+function observeRequests(app: FastifyInstance, metrics: Metrics): void {
+  app.addHook('onRequest', (request, reply, done) => {
+    reply.header('x-request-id', request.id);
+    withTraceOf(request.raw, done);
+  });
+  app.addHook('onResponse', (request, reply, done) => {
+    const route = request.routeOptions.url ?? 'unknown';
+    metrics.request({ route, method: request.method, status: reply.raw.statusCode }, reply.elapsedTime / 1000);
+    request.log.debug({ method: request.method, route, status: reply.raw.statusCode, ms: reply.elapsedTime, ...traceOf(request) }, 'answered');
+    done();
+  });
+}
+
+function sendProblem(error: unknown, request: FastifyRequest, reply: FastifyReply): void {
+  const known = toLpsError(error);
+  const { status, headers, body } = problemFor(known, request.raw, request.id);
+  const level = status >= 500 ? (known.retryable && known.code !== 'INTERNAL' ? 'warn' : 'error') : 'info';
+  request.log[level](
+    { code: known.code, method: request.method, url: request.url.slice(0, 300), ...traceOf(request), ...(level === 'info' ? {} : { err: known }) },
+    known.message,
+  );
+  reply.code(status).headers(headers).send(Buffer.from(body)); // text would get a charset appended
+}
+
+function traceOf(request: FastifyRequest): Record<string, string> {
+  const traceId = traceIdOf(request.headers);
+  return traceId === undefined ? {} : { traceId };
+}
+
+/** Every path knows its methods; the others are answered 405 with `Allow`. */
+function collectRoutes(app: FastifyInstance): () => void {
+  const routes = new Map<string, Set<string>>();
+  let isOpen = true;
+  app.addHook('onRoute', ({ url, method }) => {
+    if (!isOpen) return;
+    const known = routes.get(url) ?? new Set();
+    for (const one of [method].flat()) known.add(one);
+    routes.set(url, known);
+  });
+  return () => {
+    isOpen = false;
+    for (const [url, known] of routes) {
+      const others = methods.filter((method) => !known.has(method));
+      app.route({
+        url,
+        method: [...others],
+        handler: async (_request, reply) => {
+          reply.header('allow', [...known].join(', '));
+          throw new LpsError('METHOD_NOT_ALLOWED', `this route takes ${[...known].join(', ')}`);
+        },
+      });
+    }
+  };
+}
+
+const boot = randomBytes(6).toString('hex');
+let counter = 0;
+
+/** A caller's own id when it is harmless in logs and headers, else one of ours. */
+function requestId(request: { headers: Record<string, string | string[] | undefined> }): string {
+  const given = request.headers['x-request-id'];
+  if (typeof given === 'string' && /^[\w.:-]{1,100}$/.test(given)) return given;
+  counter += 1;
+  return `${boot}-${counter}`;
+}

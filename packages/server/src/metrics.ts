@@ -1,0 +1,80 @@
+import type { StoreEvent } from '@large-payload/core';
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+
+const seconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
+
+/** Every metric of the service. Labels have few values: routes are patterns, never paths. */
+export interface Metrics {
+  readonly registry: Registry;
+  request(labels: { route: string; method: string; status: number }, seconds: number): void;
+  received(route: string, bytes: number): void;
+  sent(route: string, bytes: number): void;
+  /** An upload of `bytes` that was not stored again. */
+  deduplicated(bytes: number): void;
+  storeEvent(event: StoreEvent): void;
+  cacheLookup(result: 'memory' | 'disk' | 'miss'): void;
+  alarm(kind: string): void;
+}
+
+export interface MetricSources {
+  uploadsInFlight(): number;
+  poolStats(): { total: number; idle: number; waiting: number };
+}
+
+/** Metrics of one service, in a registry of their own (event loop, memory and garbage collection included). */
+export function createMetrics(sources: MetricSources): Metrics {
+  const registry = new Registry();
+  const registers = [registry];
+  collectDefaultMetrics({ register: registry, prefix: 'lps_' });
+
+  const requests = new Counter({ name: 'lps_http_requests_total', help: 'Requests answered', labelNames: ['route', 'method', 'status'], registers });
+  const requestSeconds = new Histogram({ name: 'lps_http_request_seconds', help: 'From the head of a request to the end of its answer', labelNames: ['route', 'method'], buckets: seconds, registers });
+  const received = new Counter({ name: 'lps_http_received_bytes_total', help: 'Bytes of blobs received', labelNames: ['route'], registers });
+  const sent = new Counter({ name: 'lps_http_sent_bytes_total', help: 'Bytes of blobs sent', labelNames: ['route'], registers });
+  const dedupeHits = new Counter({ name: 'lps_dedupe_hits_total', help: 'Uploads of blobs that were present', registers });
+  const dedupeBytes = new Counter({ name: 'lps_dedupe_saved_bytes_total', help: 'Bytes of those uploads, not stored again', registers });
+  const storeOperations = new Counter({ name: 'lps_store_operations_total', help: 'Calls to the store, by outcome or error code', labelNames: ['store', 'operation', 'outcome'], registers });
+  const storeSeconds = new Histogram({ name: 'lps_store_operation_seconds', help: 'Until the store answered; for a get until its first byte', labelNames: ['store', 'operation'], buckets: seconds, registers });
+  const lookups = new Counter({ name: 'lps_cache_lookups_total', help: 'Whole reads, by where they were answered from', labelNames: ['result'], registers });
+  const alarms = new Counter({ name: 'lps_alarms_total', help: 'Things that an operator must know', labelNames: ['kind'], registers });
+  new Gauge({
+    name: 'lps_uploads_in_flight',
+    help: 'Uploads under way',
+    registers,
+    collect() {
+      this.set(sources.uploadsInFlight());
+    },
+  });
+  new Gauge({
+    name: 'lps_catalog_pool_connections',
+    help: 'Connections to Postgres, and calls that wait for one',
+    labelNames: ['state'],
+    registers,
+    collect() {
+      const { total, idle, waiting } = sources.poolStats();
+      this.set({ state: 'idle' }, idle);
+      this.set({ state: 'busy' }, total - idle);
+      this.set({ state: 'waiting' }, waiting);
+    },
+  });
+
+  return {
+    registry,
+    request({ route, method, status }, elapsed) {
+      requests.inc({ route, method, status: String(status) });
+      requestSeconds.observe({ route, method }, elapsed);
+    },
+    received: (route, bytes) => received.inc({ route }, bytes),
+    sent: (route, bytes) => sent.inc({ route }, bytes),
+    deduplicated(bytes) {
+      dedupeHits.inc();
+      dedupeBytes.inc(bytes);
+    },
+    storeEvent({ store, operation, outcome, seconds: elapsed }) {
+      storeOperations.inc({ store, operation, outcome });
+      storeSeconds.observe({ store, operation }, elapsed);
+    },
+    cacheLookup: (result) => lookups.inc({ result }),
+    alarm: (kind) => alarms.inc({ kind }),
+  };
+}

@@ -1,0 +1,30 @@
+/** For whoever runs the service: is it alive, can it store, what is it, how does it do. */
+import { LpsError } from '@large-payload/core';
+import type { FastifyInstance } from 'fastify';
+import type { Metrics } from '../metrics.js';
+
+export interface OperationsOptions {
+  /** Throws unless a blob can be stored now. */
+  ready(): Promise<void>;
+  readonly version: string;
+  readonly metrics?: Metrics;
+}
+
+export function registerOperations(app: FastifyInstance, options: OperationsOptions): void {
+  app.get('/healthz', async (_request, reply) => reply.send({ status: 'ok' }));
+
+  app.get('/readyz', async (_request, reply) => {
+    await options.ready();
+    return reply.send({ status: 'ready' });
+  });
+
+  app.get('/version', async (_request, reply) =>
+    reply.send({ name: 'large-payload-service', version: options.version, node: process.version, api: ['v2', 'v3'] }),
+  );
+
+  app.get('/metrics', async (_request, reply) => {
+    if (options.metrics === undefined) throw new LpsError('ROUTE_NOT_FOUND', 'metrics are switched off');
+    const { registry } = options.metrics;
+    return reply.header('content-type', registry.contentType).send(await registry.metrics());
+  });
+}

@@ -1,0 +1,61 @@
+/** The Go Large Payload Service's API, v2 (docs/wire.md): its own clients work unchanged. */
+import { discard, formatKey, keyFor, LpsError, parseKey, parseMetadataHeader, type StoredBlob } from '@large-payload/core';
+import type { FastifyInstance, FastifyRequest } from 'fastify';
+import { parseQuery, requiredOf } from '../http/query.js';
+import type { Transfers } from '../http/transfer.js';
+
+export function registerV2(app: FastifyInstance, transfers: Transfers): void {
+  app.head('/v2/health/head', async (_request, reply) => reply.code(200).send());
+
+  app.put('/v2/blobs/put', async (request, reply) => {
+    const { key, outcome } = await transfers.receive(request, reply, () => {
+      requireOctets(request);
+      const query = parseQuery(request.raw.url ?? '');
+      const namespace = requiredOf(query, 'namespace');
+      const digest = requiredOf(query, 'digest');
+      const header = request.headers['x-temporal-metadata'];
+      const metadata = parseMetadataHeader(typeof header === 'string' ? header : undefined);
+      const blobKey = keyFor(namespace, digest, metadata);
+      return { key: blobKey, digest: parseKey(blobKey).digest };
+    });
+    // the field's name as the Go service writes it
+    return reply.code(outcome === 'created' ? 201 : 200).send({ Key: key });
+  });
+
+  app.get('/v2/blobs/get', async (request, reply) => {
+    requireOctets(request);
+    const expected = expectedLength(request);
+    const key = formatKey(parseKey(requiredOf(parseQuery(request.raw.url ?? ''), 'key')));
+    const blob = await transfers.store.get(key);
+    await transfers.send(request, reply, present(blob, expected), { status: 200, length: expected });
+  });
+}
+
+/** The Go service asks for this header on gets too. */
+export function requireOctets(request: FastifyRequest): void {
+  if (request.headers['content-type'] !== 'application/octet-stream') {
+    throw new LpsError('INVALID_ARGUMENT', 'missing or incorrect Content-Type header: it must be application/octet-stream');
+  }
+}
+
+/** The length that a client of v1 or v2 must announce for what it reads. */
+export function expectedLength(request: FastifyRequest): number {
+  const header = request.headers['x-payload-expected-content-length'];
+  if (header === undefined || header === '') {
+    throw new LpsError('INVALID_ARGUMENT', 'the X-Payload-Expected-Content-Length header is required');
+  }
+  if (typeof header !== 'string' || !/^\d{1,15}$/.test(header)) {
+    throw new LpsError('INVALID_ARGUMENT', 'the X-Payload-Expected-Content-Length header is not a number of bytes');
+  }
+  return Number(header);
+}
+
+/** The blob, if it is there and as long as the client expects. */
+export function present(blob: StoredBlob | undefined, expected: number): StoredBlob {
+  if (blob === undefined) throw new LpsError('BLOB_NOT_FOUND', 'blob not found');
+  if (blob.info.size !== expected) {
+    discard(blob.body);
+    throw new LpsError('SIZE_MISMATCH', `the blob has ${blob.info.size} bytes, not ${expected}`);
+  }
+  return blob;
+}

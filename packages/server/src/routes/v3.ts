@@ -1,0 +1,121 @@
+/** Our own API: blobs by key, for the `http` store and for people with curl. Errors are problem documents. */
+import { type BlobInfo, isDigest, LpsError, parseKey, parseObjectName, statOf } from '@large-payload/core';
+import type { FastifyInstance } from 'fastify';
+import { z } from 'zod';
+import { parseQuery, requiredOf } from '../http/query.js';
+import { etagOf, parseRange } from '../http/send-blob.js';
+import type { Transfers } from '../http/transfer.js';
+import { requireOctets } from './v2.js';
+
+const maxKeysPerStat = 1000;
+const maxPerPage = 1000;
+const statBody = z.strictObject({ keys: z.array(z.string()).max(maxKeysPerStat) });
+
+export function registerV3(app: FastifyInstance, transfers: Transfers, options: { v1: boolean }): void {
+  const { store } = transfers;
+
+  app.put('/v3/blobs', async (request, reply) => {
+    const { key, outcome, protectedUntil } = await transfers.receive(request, reply, () => {
+      requireOctets(request);
+      const key = requiredOf(parseQuery(request.raw.url ?? ''), 'key');
+      return { key, digest: parseKey(key).digest };
+    });
+    return reply.code(outcome === 'created' ? 201 : 200).send({ key, outcome, protectedUntil });
+  });
+
+  app.head('/v3/blobs', async (request, reply) => {
+    const key = readableKey(request.raw.url, options.v1);
+    const info = await store.head(key);
+    if (info === undefined) throw notFound();
+    return reply.headers(headHeaders(info)).send();
+  });
+
+  app.get('/v3/blobs', async (request, reply) => {
+    const key = readableKey(request.raw.url, options.v1);
+    const etag = etagOf(key);
+    if (etag !== undefined && matches(request.headers['if-none-match'], etag)) {
+      if ((await store.head(key)) === undefined) throw notFound();
+      return reply.code(304).header('etag', etag).header('cache-control', 'private, no-store').send();
+    }
+    const headers = { ...(etag === undefined ? {} : { etag }), 'accept-ranges': 'bytes' };
+    const wantsRange = request.headers.range !== undefined && ifRange(request.headers['if-range'], etag);
+    const info = wantsRange ? await store.head(key) : undefined;
+    const range = info && parseRange(request.raw, info.size);
+    const blob = await store.get(key, range === undefined ? {} : { range });
+    if (blob === undefined) throw notFound();
+    if (range === undefined) return transfers.send(request, reply, blob, { status: 200, length: blob.info.size, headers });
+    return transfers.send(request, reply, blob, {
+      status: 206,
+      length: range.end - range.start + 1,
+      headers: { ...headers, 'content-range': `bytes ${range.start}-${range.end}/${blob.info.size}` },
+    });
+  });
+
+  app.post('/v3/blobs/stat', { bodyLimit: 2 * 1024 * 1024 }, async (request, reply) => {
+    const { success, data } = statBody.safeParse(request.body);
+    if (!success) throw new LpsError('INVALID_ARGUMENT', `the body must be {"keys":[…]} with at most ${maxKeysPerStat} keys`);
+    for (const key of data.keys) parseKey(key);
+    const found = await statOf(store, data.keys);
+    const blobs = [...found.values()].map(({ key, size, protectedUntil }) => ({ key, size, protectedUntil }));
+    return reply.header('cache-control', 'private, no-store').send({ blobs });
+  });
+
+  app.get('/v3/blobs/list', async (request, reply) => {
+    const query = parseQuery(request.raw.url ?? '');
+    const prefix = query.get('prefix') ?? '/blobs/';
+    if (!prefix.startsWith('/blobs/')) throw new LpsError('INVALID_ARGUMENT', 'prefix must begin with /blobs/');
+    const after = query.get('after');
+    const limit = pageSize(query.get('limit'));
+    const page: BlobInfo[] = [];
+    for await (const info of store.list(prefix, after === undefined ? {} : { after: checkedAfter(after) })) {
+      if (page.push(info) === limit) break;
+    }
+    const blobs = page.map(({ key, size, modifiedAt }) => ({ key, size, modifiedAt }));
+    const next = page.length === limit ? page.at(-1)?.key : null;
+    return reply.header('cache-control', 'private, no-store').send({ blobs, next });
+  });
+}
+
+function readableKey(url: string | undefined, v1: boolean): string {
+  const key = requiredOf(parseQuery(url ?? ''), 'key');
+  if (v1 && key.startsWith('blobs/') && isDigest(key.slice('blobs/'.length))) return key;
+  parseKey(key);
+  return key;
+}
+
+function checkedAfter(after: string): string {
+  parseObjectName(after);
+  return after;
+}
+
+function headHeaders(info: BlobInfo): Record<string, string | number> {
+  return {
+    'content-type': 'application/octet-stream',
+    'content-length': info.size,
+    'cache-control': 'private, no-store',
+    'accept-ranges': 'bytes',
+    'x-content-type-options': 'nosniff',
+    ...(etagOf(info.key) === undefined ? {} : { etag: etagOf(info.key) ?? '' }),
+    ...(info.protectedUntil === undefined ? {} : { 'lps-protected-until': info.protectedUntil.toISOString() }),
+  };
+}
+
+function matches(header: string | undefined, etag: string): boolean {
+  return header !== undefined && (header.trim() === '*' || header.split(',').some((one) => one.trim() === etag));
+}
+
+/** `If-Range` with our ETag, or none, lets a range through; anything else means the whole. */
+function ifRange(header: string | string[] | undefined, etag: string | undefined): boolean {
+  return header === undefined || header === etag;
+}
+
+function pageSize(text: string | undefined): number {
+  if (text === undefined) return maxPerPage;
+  const limit = /^\d{1,4}$/.test(text) ? Number(text) : 0;
+  if (limit >= 1 && limit <= maxPerPage) return limit;
+  throw new LpsError('INVALID_ARGUMENT', `limit must be a number from 1 to ${maxPerPage}`);
+}
+
+function notFound(): LpsError {
+  return new LpsError('BLOB_NOT_FOUND', 'blob not found');
+}

@@ -1,0 +1,10 @@
+export type { Backend, Tuning } from './backend.js';
+export { defaultMinBytes, LargePayloadCodec, type LargePayloadCodecOptions } from './codec.js';
+export {
+  defaultPayloadSizeThreshold,
+  externalStorage,
+  LargePayloadDriver,
+  type LargePayloadDriverOptions,
+} from './driver.js';
+export { toTemporalFailure } from './failure.js';
+export { assertReferencesCanBeEncoded } from './protobufjs-check.js';
