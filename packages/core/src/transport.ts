@@ -154,14 +154,13 @@ function targetParser(): (url: string | URL) => Target {
 }
 
 function parseOrigin(text: string): Origin {
-  const url = URL.canParse(text) ? new URL(text) : undefined;
-  const plain = url !== undefined && url.username === '' && url.password === '' && url.search === '' && url.hash === '';
-  if (!plain || (url.protocol !== 'http:' && url.protocol !== 'https:')) {
+  if (!/^https?:\/\/[^/\\?#@\s]+$/i.test(text) || !URL.canParse(text)) {
     throw new LpsError(
       'INVALID_ARGUMENT',
       'a URL must be http or https, without user name, its path beginning with "/"',
     );
   }
+  const url = new URL(text);
   const secure = url.protocol === 'https:';
   // brackets belong to the URL, not to an IPv6 address
   const hostname = url.hostname.replace(/^\[|\]$/g, '');

@@ -19,11 +19,12 @@ import type {
   CallOptions,
   Expected,
   GetOptions,
+  ListOptions,
   PutResult,
   StoredBlob,
 } from '../blob-store.js';
 import { discard, readAll } from '../body.js';
-import { type ErrorCode, isErrorCode, LpsError } from '../errors.js';
+import { type ErrorCode, isErrorCode, isLpsError, LpsError } from '../errors.js';
 import { checked } from '../layers/checked.js';
 import { openTransport, type Transport, type TransportOptions, type TransportResponse } from '../transport.js';
 
@@ -142,8 +143,8 @@ class Service {
     return found;
   }
 
-  async *list(prefix: string, options?: CallOptions): AsyncIterable<BlobInfo> {
-    let after: string | undefined;
+  async *list(prefix: string, options?: ListOptions): AsyncIterable<BlobInfo> {
+    let after = options?.after;
     do {
       const query = { prefix, limit: `${keysPerPage}`, ...(after === undefined ? {} : { after }) };
       const response = await this.#call({ method: 'GET', path: '/v3/blobs/list', query, ...signalOf(options) });
@@ -176,7 +177,10 @@ class Service {
 
   async #json(response: TransportResponse, statuses: readonly number[]): Promise<Record<string, unknown>> {
     if (!statuses.includes(response.status)) throw await problemOf(response);
-    const value = parseJson(await readAll(response.body, maxJsonBytes));
+    const bytes = await readAll(response.body, maxJsonBytes).catch((error: unknown) => {
+      throw isLpsError(error, 'BLOB_TOO_LARGE') ? strange('more JSON than it ever sends') : error;
+    });
+    const value = parseJson(bytes);
     if (value === undefined) throw strange('the answer');
     return value;
   }

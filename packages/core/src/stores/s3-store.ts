@@ -10,6 +10,8 @@
  *
  * An object's name is `prefix` + key, the key's leading slash included: `/bucket//blobs/…` in a path.
  */
+
+import type { Readable } from 'node:stream';
 import type {
   BlobInfo,
   BlobStore,
@@ -21,7 +23,6 @@ import type {
   PutOptions,
   PutResult,
 } from '../blob-store.js';
-import type { Readable } from 'node:stream';
 import { discard } from '../body.js';
 import { base64Of, hexOf } from '../digest.js';
 import { isLpsError, LpsError } from '../errors.js';
@@ -244,7 +245,8 @@ class S3Store implements BlobStore {
   }
 }
 
-function newObjectHeaders(options: S3StoreOptions, isAws: boolean): Record<string, string> {
+/** What new objects are stored with. */
+export function newObjectHeaders(options: S3StoreOptions, isAws: boolean): Record<string, string> {
   const { encryption, storageClass = isAws ? 'INTELLIGENT_TIERING' : undefined } = options;
   const headers: Record<string, string> = { 'content-type': 'application/octet-stream' };
   if (storageClass !== undefined) headers['x-amz-storage-class'] = storageClass;
@@ -271,7 +273,7 @@ function sizeUnknown(status: number): LpsError {
   return new LpsError('STORE_UNAVAILABLE', 'S3 did not say how large the object is', { details: { status } });
 }
 
-/** Measured for 200 kB, checked: with bytes instead of a stream a GET takes half the CPU. */
+/** Measured, under `checked`: bytes instead of a stream save 15 % of the CPU of a GET of 200 kB, 27 % at 20 kB. */
 function collect(body: Readable, size: number): Promise<Uint8Array> {
   return new Promise((resolve, reject) => {
     const bytes = Buffer.allocUnsafeSlow(size);

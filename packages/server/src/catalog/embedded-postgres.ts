@@ -88,6 +88,7 @@ export async function startEmbeddedPostgres(
     // Without the socket the next throw-away start would take this one for a dead one's.
     if (throwAway && !ownership.held) throw new LpsError('CONFIG_INVALID', `No sockets in ${dataDir}: change TMPDIR`);
     const cluster = await prepareCluster(dataDir, { maxConnections: options.maxConnections ?? 40, throwAway });
+    cleanUp.unshift(() => fs.rmdir(cluster.socketDir)); // only while it is empty: it may be another owner's
     return await supervise(cluster, dataDir, log, () => runAll(cleanUp));
   } catch (error) {
     await runAll(cleanUp);

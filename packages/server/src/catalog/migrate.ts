@@ -79,10 +79,12 @@ async function checkServer(client: ClientBase): Promise<void> {
 
 /** Needs no right to create anything when the schema is as it should be. */
 async function missing(client: ClientBase, schema: string, migrations: readonly Migration[]): Promise<Migration[]> {
-  const found = await client.query<{ table: string | null }>('SELECT to_regclass($1)::text AS table', [
-    `${schema}.migration`,
+  // Not to_regclass: it would answer from a cache of the connection, which takes no notice of others without a lock.
+  const found = await client.query('SELECT FROM pg_tables WHERE schemaname = $1 AND tablename = $2', [
+    schema,
+    'migration',
   ]);
-  if (found.rows[0]?.table == null) return [...migrations];
+  if (found.rows.length === 0) return [...migrations];
   const { rows } = await client.query<Applied>(`SELECT version, checksum FROM ${schema}.migration`);
   checkApplied(rows, migrations);
   const applied = new Set(rows.map((row) => row.version));

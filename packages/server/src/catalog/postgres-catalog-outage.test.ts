@@ -145,11 +145,15 @@ describe('outages', () => {
     await client.query('BEGIN');
     await client.query(`SELECT FROM ${fixture.schema}.blob WHERE id = $1 FOR UPDATE`, [row.id]);
     await expect(catalog.touch([row])).rejects.toMatchObject(unavailable);
-    const ended = expect(catalog.touch([row])).rejects.toMatchObject(unavailable);
+    const patient = await fixture.open({ cacheEntries: 0 });
+    const ended = patient.touch([row]).then(
+      () => 'touched',
+      (error: unknown) => error,
+    );
     const terminate = `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
       WHERE application_name = 'lps catalog' AND wait_event_type = 'Lock'`;
-    while ((await client.query(terminate)).rows.length === 0);
-    await ended;
+    while ((await fixture.sql.query(terminate)).rows.length === 0);
+    expect(await ended).toMatchObject(unavailable);
     await client.query('ROLLBACK');
     client.release();
     expect(await catalog.touch([row])).toMatchObject([{ state: 'live', touchDue: false }]);

@@ -1,0 +1,281 @@
+/**
+ * The service put together: store → layers → catalog → HTTP, and the timers beside them.
+ *
+ *   observed(catalogued(cached(checked(store))))       the stores that core opens are checked already
+ *
+ * Start: database, catalog, store, whose bucket it is, HTTP. Close: the other way round.
+ */
+import { mkdir } from 'node:fs/promises';
+import { createRequire } from 'node:module';
+import type { AddressInfo } from 'node:net';
+import { type BlobStore, cached, isLpsError, LpsError, observed, openFileStore } from '@large-payload/core';
+import type { Logger } from 'pino';
+import { claimStore } from './bucket-owner.js';
+import type { Catalog } from './catalog/catalog.js';
+import { startEmbeddedPostgres } from './catalog/embedded-postgres.js';
+import { ownDataDir } from './catalog/embedded-postgres-owner.js';
+import { openCatalog } from './catalog/postgres-catalog.js';
+import { catalogued } from './catalogued.js';
+import type { Config } from './config/settings.js';
+import { createApp } from './http/app.js';
+import { inSpan } from './http/trace.js';
+import { createLogger } from './logging.js';
+import { createMetrics, type Metrics } from './metrics.js';
+import { type OpenedStore, openStore } from './open-store.js';
+
+export interface Service {
+  /** `http://127.0.0.1:8577`, with the port that was taken. */
+  readonly url: string;
+  /** Not ready any more; requests under way get `shutdownTimeoutMs` to finish; then everything is let go of. */
+  close(): Promise<void>;
+}
+
+/** How often the housekeeping runs: expired leases, and temporary files that nobody writes any more. */
+const housekeepingMs = 60_000;
+const leasesPerRound = 1000;
+const oldTemporaryFileMs = 3_600_000;
+const claimRetryMs = 2000;
+
+export const version: string = (createRequire(import.meta.url)('../package.json') as { version: string }).version;
+
+/** Starts everything; what fails on the way is undone. Throws LpsError. */
+export async function startService(config: Config, logger: Logger = createLogger(config)): Promise<Service> {
+  const closing: (() => Promise<unknown>)[] = [];
+  const closeAll = async (): Promise<void> => {
+    for (const close of closing.splice(0).reverse()) await close().catch((error) => logger.error({ err: error }, 'closing failed'));
+  };
+  try {
+    return await start(config, logger, closing, closeAll);
+  } catch (error) {
+    await closeAll();
+    throw error;
+  }
+}
+
+async function start(
+  config: Config,
+  logger: Logger,
+  closing: (() => Promise<unknown>)[],
+  closeAll: () => Promise<void>,
+): Promise<Service> {
+  const catalog = await openDatabase(config, logger, closing);
+  closing.push(() => catalog.close());
+  const store = await openStore(config);
+  closing.push(async () => store.close?.());
+  if (store.janitor !== undefined) await removeTemporaryFiles(store, 0, logger); // nobody writes yet
+
+  let inFlight = (): number => 0;
+  const metrics = createMetrics({ uploadsInFlight: () => inFlight(), poolStats: () => catalog.stats() });
+  const cache = await withCache(store, config, metrics, logger);
+  const owned = await claim(cache, catalog, logger, closing);
+  const layered = withObserver(withCatalog(guarded(cache, owned), catalog, config, metrics, logger), metrics, logger);
+
+  let isDraining = false;
+  const app = createApp({
+    store: layered,
+    limits: { maxBlobBytes: config.maxBlobBytes, maxUploads: config.maxUploads, maxConnections: config.maxConnections },
+    pace: { idleTimeoutMs: config.idleTimeoutMs, minRate: config.minBytesPerSecond, graceMs: 30_000 },
+    logger,
+    metrics,
+    operations: {
+      version,
+      ...(config.metrics ? { metrics } : {}),
+      ready: async () => {
+        if (isDraining) throw new LpsError('TRY_AGAIN', 'the service is stopping');
+        owned.check();
+        await layered.ready?.();
+      },
+    },
+    v1: config.v1Namespace !== undefined,
+  });
+  inFlight = () => app.transfers.uploadsInFlight;
+  closing.push(keepHouse(store, catalog, logger));
+
+  await listen(app.server, config);
+  closing.push(() => drain(app.server, config.shutdownTimeoutMs));
+  const { port } = app.server.server.address() as AddressInfo;
+  const host = config.host.includes(':') ? `[${config.host}]` : config.host;
+  return {
+    url: `http://${host}:${port}`,
+    async close() {
+      isDraining = true;
+      await closeAll();
+    },
+  };
+}
+
+/** The catalog on the database that the settings name, else on an embedded one: in the data directory, or thrown away. */
+async function openDatabase(config: Config, logger: Logger, closing: (() => Promise<unknown>)[]): Promise<Catalog> {
+  const log = (line: string): void => logger.info(line);
+  const isMemory = config.store === 'memory';
+  if (isMemory && config.databaseUrl !== undefined) {
+    logger.warn('store memory is gone with the process, and so is its catalog: the database URL is not used');
+  }
+  let url = config.databaseUrl;
+  if (isMemory || url === undefined) {
+    // one more for the lock that says who owns it, and one that listens
+    const maxConnections = config.databasePoolSize + 10;
+    const postgres = await startEmbeddedPostgres(
+      isMemory ? { throwAway: true, maxConnections, log } : { dataDir: config.dataDir, maxConnections, log },
+    );
+    closing.push(() => postgres.stop());
+    postgres.exited.catch((error) => logger.fatal({ err: error }, 'the embedded database was taken over'));
+    url = postgres.url;
+  } else if (config.store === 'file') {
+    // the embedded database would own the directory; without one the files still need one owner
+    await mkdir(config.dataDir, { recursive: true });
+    const ownership = await ownDataDir(config.dataDir, log);
+    closing.push(() => ownership.release());
+  }
+  return openCatalog({
+    url,
+    pool: { max: config.databasePoolSize },
+    graceMs: config.graceMs,
+    leaseMs: config.leaseTimeMs,
+    schema: config.databaseSchema,
+    log,
+  });
+}
+
+async function withCache(store: BlobStore, config: Config, metrics: Metrics, logger: Logger): Promise<BlobStore> {
+  if (config.cacheMemoryBytes === 0 && config.cacheDiskBytes === 0) return store;
+  const disk = config.cacheDiskBytes > 0 ? await openFileStore({ dir: config.cacheDir }) : undefined;
+  await disk?.janitor({ olderThanMs: 0 });
+  return cached(store, {
+    memory: { maxBytes: config.cacheMemoryBytes },
+    ...(disk === undefined ? {} : { disk: { store: disk, maxBytes: config.cacheDiskBytes } }),
+    onLookup: (result) => metrics.cacheLookup(result),
+    onError: (error) => logger.warn({ err: error }, 'the disk cache failed'),
+  });
+}
+
+interface Ownership {
+  /** Throws while it is not known whose the store is. */
+  check(): void;
+}
+
+/** Claims the store; while it does not answer, tries again in the background, and nothing is stored until it did. */
+async function claim(store: BlobStore, catalog: Catalog, logger: Logger, closing: (() => Promise<unknown>)[]): Promise<Ownership> {
+  let problem: LpsError | undefined;
+  const attempt = async (): Promise<void> => {
+    try {
+      await claimStore(store, catalog.id);
+      problem = undefined;
+    } catch (error) {
+      if (!isLpsError(error)) throw error;
+      problem = error;
+    }
+  };
+  await attempt();
+  if (problem?.code === 'CONFIG_INVALID') throw problem;
+  if (problem !== undefined) {
+    logger.warn({ err: problem }, 'the store does not answer yet: reads are tried, uploads are refused until it does');
+    const timer = setInterval(() => {
+      void attempt().then(() => {
+        if (problem === undefined) clearInterval(timer);
+        else logger.warn({ err: problem }, 'the store does not answer yet');
+      });
+    }, claimRetryMs);
+    closing.push(async () => clearInterval(timer));
+  }
+  return {
+    check() {
+      if (problem !== undefined) throw problem;
+    },
+  };
+}
+
+/** Refuses puts until the store is known to be ours. */
+function guarded(store: BlobStore, owned: Ownership): BlobStore {
+  return {
+    ...store,
+    async put(key, body, expect, options) {
+      owned.check();
+      return store.put(key, body, expect, options);
+    },
+  };
+}
+
+function withCatalog(store: BlobStore, catalog: Catalog, config: Config, metrics: Metrics, logger: Logger): BlobStore {
+  return catalogued(store, {
+    catalog,
+    renewMs: config.leaseTimeMs / 3,
+    alarms: {
+      raise(kind, details) {
+        metrics.alarm(kind);
+        logger.error({ alarm: kind, ...details }, alarmText[kind]);
+      },
+    },
+  });
+}
+
+const alarmText = {
+  damaged: 'a stored object fails its digest: the blob is answered 404 until it is uploaded again',
+  missing: 'a stored object is gone: the blob is answered 404 until it is uploaded again',
+  catalog_unavailable: 'Postgres does not answer: reads go on from the store, uploads are refused',
+  adoption_failed: 'an object that the catalog does not know could not be taken in',
+} as const;
+
+function withObserver(store: BlobStore, metrics: Metrics, logger: Logger): BlobStore {
+  return observed(store, {
+    onEvent(event) {
+      metrics.storeEvent(event);
+      if (event.error !== undefined && event.error.status >= 500) {
+        logger.debug({ err: event.error, operation: event.operation }, 'the store failed');
+      }
+    },
+    inSpan,
+  });
+}
+
+/** Runs the housekeeping now and then; the returned function ends it. */
+function keepHouse(store: OpenedStore, catalog: Catalog, logger: Logger): () => Promise<void> {
+  let running: Promise<void> = Promise.resolve();
+  const round = async (): Promise<void> => {
+    try {
+      const ended = await catalog.sweepLeases(async (key) => (await store.head(key)) !== undefined, leasesPerRound);
+      if (ended > 0) logger.info({ leases: ended }, 'uploads that were cut off have been cleaned up');
+      await removeTemporaryFiles(store, oldTemporaryFileMs, logger);
+    } catch (error) {
+      logger.warn({ err: error }, 'the housekeeping failed; it runs again');
+    }
+  };
+  const timer = setInterval(() => {
+    running = running.then(round);
+  }, housekeepingMs).unref();
+  running = round();
+  return async () => {
+    clearInterval(timer);
+    await running;
+  };
+}
+
+async function removeTemporaryFiles(store: OpenedStore, olderThanMs: number, logger: Logger): Promise<void> {
+  const removed = (await store.janitor?.({ olderThanMs })) ?? 0;
+  if (removed > 0) logger.info({ files: removed }, 'temporary files of broken-off uploads have been removed');
+}
+
+async function listen(server: ReturnType<typeof createApp>['server'], config: Config): Promise<void> {
+  try {
+    await server.listen({ port: config.port, host: config.host });
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException;
+    const reasons: Record<string, string> = {
+      EADDRINUSE: `port ${config.port} is in use; choose another one with --port, or end the program that has it`,
+      EACCES: `port ${config.port} needs rights that this user does not have; choose one above 1023 with --port`,
+      EADDRNOTAVAIL: `${config.host} is not an address of this machine; change --host`,
+      ENOTFOUND: `${config.host} is not known; change --host`,
+    };
+    throw new LpsError('CONFIG_INVALID', reasons[code ?? ''] ?? `cannot listen on ${config.host}:${config.port}: ${code}`, { cause });
+  }
+}
+
+/** Lets requests under way finish, for so long; then cuts what is left. */
+async function drain(server: ReturnType<typeof createApp>['server'], timeoutMs: number): Promise<void> {
+  const timer = setTimeout(() => server.server.closeAllConnections(), timeoutMs);
+  try {
+    await server.close();
+  } finally {
+    clearTimeout(timer);
+  }
+}
