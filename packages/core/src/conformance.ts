@@ -324,6 +324,18 @@ const tests: Record<string, Test> = {
     assert.equal((await store.put(key, bytes, expect)).outcome, 'exists');
     assert.deepEqual(await bytesAt(store, key), bytes);
   },
+
+  async 'lets one of two own objects win that come at once'(store) {
+    // they are not named by their bytes, as blobs are
+    const contested = `.lps/contested-${randomBytes(4).toString('hex')}`;
+    const outcomes = await Promise.all(
+      ['one', 'two'].map(async (text) => {
+        const body = Buffer.from(text);
+        return store.put(contested, body, { digest: digestOf(body), size: body.length });
+      }),
+    );
+    assert.deepEqual(outcomes.map(({ outcome }) => outcome).sort(), ['created', 'exists']);
+  },
 };
 
 /** Registers the suite for one store. `open` runs once per suite, before the first test. */

@@ -40,7 +40,7 @@ function httpServer(listener: RequestListener): Promise<string> {
 }
 
 /** A server below HTTP: called for each request's head, with what came so far of its body. */
-function rawServer(onHead: (socket: Socket, head: string, connection: number) => void): Promise<string> {
+function rawServer(onHead: (socket: Socket, head: string, connection: number) => unknown): Promise<string> {
   let connections = 0;
   return listening(
     createServer((socket) => {

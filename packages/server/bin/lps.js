@@ -10,7 +10,9 @@ import('../dist/cli/main.js').then(
   (error) => {
     var built = error.code !== 'ERR_MODULE_NOT_FOUND';
     process.stderr.write(
-      built ? `lps: cannot start: ${error.message}\n` : 'lps: not built or not installed; run npm ci, then npm run build\n',
+      built
+        ? `lps: cannot start: ${error.message}\n`
+        : 'lps: not built or not installed; run npm ci, then npm run build\n',
     );
     process.exit(1);
   },

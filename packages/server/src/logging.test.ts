@@ -1,7 +1,11 @@
 import { describe, expect, it } from 'vitest';
 import { createLogger } from './logging.js';
 
-function linesOf(logFormat: 'auto' | 'json' | 'pretty', isTTY: boolean, write: (log: ReturnType<typeof createLogger>) => void): string {
+function linesOf(
+  logFormat: 'auto' | 'json' | 'pretty',
+  isTTY: boolean,
+  write: (log: ReturnType<typeof createLogger>) => void,
+): string {
   let text = '';
   const destination = { isTTY, write: (chunk: string) => (text += chunk) };
   write(createLogger({ logLevel: 'info', logFormat }, destination));
@@ -14,7 +18,9 @@ describe('the log', () => {
     expect(JSON.parse(line)).toMatchObject({ level: 'info', msg: 'listening', port: 1 });
     expect(linesOf('auto', true, (log) => log.info('listening'))).toMatch(/INFO.*listening/);
     expect(() => JSON.parse(linesOf('json', true, (log) => log.info('x')))).not.toThrow();
-    expect(linesOf('pretty', false, (log) => log.info({ port: 1 }, 'x'))).toMatch(/^\[\d\d:\d\d:\d\d\.\d+\] INFO: x \{"port":1\}\n$/);
+    expect(linesOf('pretty', false, (log) => log.info({ port: 1 }, 'x'))).toMatch(
+      /^\[\d\d:\d\d:\d\d\.\d+\] INFO: x \{"port":1\}\n$/,
+    );
   });
 
   it('leaves out what is less important than asked for', () => {
@@ -25,7 +31,13 @@ describe('the log', () => {
     const headers = { authorization: 'Bearer hush', 'authorization-extras': 'hush', cookie: 'hush', accept: 'all' };
     for (const format of ['json', 'pretty'] as const) {
       const text = linesOf(format, false, (log) => {
-        log.info({ headers, req: { headers }, request: { headers }, authorization: 'hush', config: { databaseUrl: 'hush' } });
+        log.info({
+          headers,
+          req: { headers },
+          request: { headers },
+          authorization: 'hush',
+          config: { databaseUrl: 'hush' },
+        });
       });
       expect(text).not.toContain('hush');
       expect(text).toContain('(hidden)');
@@ -36,7 +48,11 @@ describe('the log', () => {
   it('holds no bytes of payloads', () => {
     const bytes = Buffer.from('PAYLOAD');
     const text = linesOf('json', false, (log) => log.info({ bytes, payload: { data: bytes }, chunks: [bytes] }, 'x'));
-    expect(JSON.parse(text)).toMatchObject({ bytes: '(7 bytes)', payload: { data: '(7 bytes)' }, chunks: ['(7 bytes)'] });
+    expect(JSON.parse(text)).toMatchObject({
+      bytes: '(7 bytes)',
+      payload: { data: '(7 bytes)' },
+      chunks: ['(7 bytes)'],
+    });
   });
 
   it('cannot be used to write to the terminal of whoever reads it', () => {

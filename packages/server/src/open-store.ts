@@ -1,6 +1,14 @@
 /** The composition root of stores: the only place of the server that names concrete ones. */
 import { join } from 'node:path';
-import { type BlobStore, type FileStore, LpsError, memoryStore, openFileStore, openHttpStore, openS3Store } from '@large-payload/core';
+import {
+  type BlobStore,
+  type FileStore,
+  LpsError,
+  memoryStore,
+  openFileStore,
+  openHttpStore,
+  openS3Store,
+} from '@large-payload/core';
 import type { Config } from './config/settings.js';
 
 type StoreSettings = Pick<

@@ -9,7 +9,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import nodeFs, { type FileHandle } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import type { Readable } from 'node:stream';
 import type {
   BlobInfo,
@@ -25,12 +25,13 @@ import type {
 import { isBytes } from '../body.js';
 import { type ErrorCode, isLpsError, LpsError } from '../errors.js';
 import { checked } from '../layers/checked.js';
+import { parseObjectName } from '../key.js';
 import { listingRoot, nameOf, pathOf } from './file-path.js';
 
 /** The calls of `node:fs/promises` that the store makes; tests put a recording or a failing one in their place. */
 export type FileSystem = Pick<
   typeof nodeFs,
-  'mkdir' | 'open' | 'readdir' | 'rename' | 'stat' | 'unlink'
+  'link' | 'mkdir' | 'open' | 'readdir' | 'rename' | 'stat' | 'unlink'
 >;
 
 export interface FileStoreOptions {
@@ -55,7 +56,7 @@ const maxKnownDirectories = 100_000;
 
 /** Opens a directory as a store. Throws STORE_REFUSED, STORE_FULL or STORE_UNAVAILABLE. */
 export async function openFileStore(options: FileStoreOptions): Promise<FileStore> {
-  const raw = new RawFileStore(options.dir, options.fs ?? nodeFs);
+  const raw = new RawFileStore(resolve(options.dir), options.fs ?? nodeFs);
   await raw.open();
   return { ...checked(raw), janitor: (janitorOptions) => raw.janitor(janitorOptions) };
 }
@@ -72,7 +73,11 @@ class RawFileStore implements BlobStore {
   ) {}
 
   async open(): Promise<void> {
-    await io('open', () => this.fs.mkdir(this.dir, { recursive: true }));
+    const firstMade = await io('open', () => this.fs.mkdir(this.dir, { recursive: true }));
+    // the entry of each directory that was made, in its parent
+    for (let made = this.dir; firstMade !== undefined && made.length >= firstMade.length; made = dirname(made)) {
+      await this.#syncDirectory(dirname(made));
+    }
     await this.#ensureDirectory(['tmp']);
   }
 
@@ -84,8 +89,7 @@ class RawFileStore implements BlobStore {
     try {
       await this.#writeTemporary(temporary, body, expect, options.signal);
       await this.#ensureDirectory(path.directories);
-      // a racer may have been first: both wrote the same bytes, so replacing its file changes nothing
-      await io('put', () => this.fs.rename(temporary, target));
+      if (!(await this.#commit(key, temporary, target, options))) return { outcome: 'exists' };
     } catch (error) {
       await this.fs.unlink(temporary).catch(() => {}); // the janitor takes what is left
       throw error;
@@ -182,6 +186,22 @@ class RawFileStore implements BlobStore {
     } finally {
       await handle.close().catch(() => {});
     }
+  }
+
+  /** Gives a temporary file its name. `false`, and the file is gone, when another put of an own object was first. */
+  async #commit(key: string, temporary: string, target: string, options: PutOptions): Promise<boolean> {
+    if (options.overwrite || parseObjectName(key).kind !== 'own') {
+      // a racer may have been first: both wrote the same bytes, so replacing its file changes nothing
+      await io('put', () => this.fs.rename(temporary, target));
+      return true;
+    }
+    // the service's own objects are not named by their bytes: of two at once only one may win
+    const isFirst = await this.fs.link(temporary, target).then(
+      () => true,
+      (cause: NodeJS.ErrnoException) => (cause.code === 'EEXIST' ? false : io('put', () => Promise.reject(cause))),
+    );
+    await io('put', () => this.fs.unlink(temporary));
+    return isFirst;
   }
 
   /** Makes directories one by one, so that each new one's own entry is synced too. */

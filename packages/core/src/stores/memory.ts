@@ -39,6 +39,10 @@ export function memoryStore(options: MemoryStoreOptions = {}): BlobStore {
         // a copy: the caller may use its buffer again
         const bytes = Uint8Array.from(await readAll(body, expect.size));
         options?.signal?.throwIfAborted();
+        if (!options?.overwrite && blobs.has(key)) {
+          usedBytes -= expect.size; // another put was first
+          return { outcome: 'exists' };
+        }
         remove(key);
         blobs.set(key, { bytes, modifiedAt: new Date() });
       } catch (error) {

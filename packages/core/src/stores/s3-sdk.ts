@@ -150,6 +150,7 @@ function queryOf(query: Readonly<Record<string, string | string[] | null>>): str
 /** Whether an error only says that the server does not know or allow a question. */
 export function isUnanswerable(error: unknown): boolean {
   if (!isLpsError(error)) return false;
-  const status = error.details.status;
-  return status === 403 || status === 405 || status === 501 || error.details.s3Code === 'NotImplemented';
+  const { status, s3Code } = error.details;
+  // 403 is also the answer to wrong keys
+  return s3Code === 'AccessDenied' || s3Code === 'NotImplemented' || status === 405 || status === 501;
 }

@@ -31,7 +31,8 @@ export interface S3StoreOptions {
   /**
    * How an object that is there is left alone. `if-none-match` (default): the server decides, in the same request.
    * `head` is for servers without conditional writes: it is looked for before every put. Two puts of one key at the same
-   * moment may then both write; both write the same bytes, both are told `created`, and a versioned bucket keeps both.
+   * moment may then both write and both be told `created`: harmless for blobs, whose bytes are the same, but two services
+   * that start on one new bucket at the same moment may both take it for theirs.
    */
   readonly conditionalPut?: 'if-none-match' | 'head';
   /**

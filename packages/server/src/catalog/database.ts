@@ -61,6 +61,7 @@ export function openDatabase(options: DatabaseOptions): Database {
   // Idle connections that break are dropped by the pool; the next call opens another.
   pool.on('error', (error) => log(`catalog: an idle connection broke: ${error.message}`));
 
+  let closed: Promise<void> | undefined;
   const guard = (): void => {
     if (pool.waitingCount >= maxConnections * maxWaitingPerConnection) {
       throw new LpsError('CATALOG_UNAVAILABLE', 'too many calls are waiting for the catalog');
@@ -88,7 +89,10 @@ export function openDatabase(options: DatabaseOptions): Database {
       }
     },
     stats: () => ({ total: pool.totalCount, idle: pool.idleCount, waiting: pool.waitingCount }),
-    close: () => pool.end(),
+    close() {
+      closed ??= pool.end();
+      return closed;
+    },
   };
 }
 

@@ -116,7 +116,7 @@ const table: Record<Before, Record<keyof Calls, string>> = {
     lookup: 'found, due → uploading 1',
     touch: 'uploading → uploading 1',
     adopt: 'live → live 1 *',
-    markDamaged: 'done → uploading 1',
+    markDamaged: 'done → damaged 1',
     sweepPresent: 'ended 1 → live 1 *',
     sweepAbsent: 'ended 1 → absent',
   },
@@ -220,7 +220,7 @@ const table: Record<Before, Record<keyof Calls, string>> = {
     lookup: 'found, due → uploading 2',
     touch: 'uploading → uploading 2',
     adopt: 'refused → uploading 2',
-    markDamaged: 'done → uploading 2',
+    markDamaged: 'done → damaged 2',
     sweepPresent: 'ended 1 → uploading 2',
     sweepAbsent: 'ended 1 → uploading 2',
   },
@@ -330,6 +330,16 @@ describe('begin and commit', () => {
     await catalog.commit(await lease(key), 10);
     await catalog.markDamaged(read);
     expect((await fixture.read(key))?.state).toBe('live');
+  });
+
+  it('replaces a wrong object of somebody else that an upload met', async () => {
+    const key = newKey();
+    const met = await lease(key);
+    await catalog.markDamaged({ id: met.blobId, generation: met.generation });
+    await catalog.abandon(met);
+    const next = await lease(key);
+    expect(next).toMatchObject({ overwrite: true, physicalKey: met.physicalKey });
+    expect(await catalog.commit(next, 10)).toMatchObject({ outcome: 'created', row: { state: 'live' } });
   });
 
   it('answers a commit made twice', async () => {
@@ -447,15 +457,48 @@ describe('at once', () => {
     for (const key of keys) expect((await fixture.read(key))?.state).toBe('live');
   });
 
+  it('a renewal between the sweep and its settling keeps the lease, though the object is there', async () => {
+    await fixture.removeLeases();
+    const key = newKey();
+    const held = await lease(key);
+    await fixture.expireLeases();
+    const ended = await catalog.sweepLeases(async () => catalog.renew(held), 10);
+    expect(ended).toBe(0);
+    expect(await fixture.read(key)).toMatchObject({ state: 'live', leases: 1 });
+    expect((await catalog.commit(held, 10))?.outcome).toBe('exists');
+  });
+
+  it('calls beyond what could ever be served in time are refused at once', async () => {
+    const narrow = await fixture.open({ cacheEntries: 0, pool: { max: 1 } });
+    const row = await makeLive(newKey());
+    await fixture.sql.query(`UPDATE ${fixture.schema}.blob SET touched_at = touched_at - interval '1 day'`);
+    const client = await fixture.sql.connect();
+    await client.query('BEGIN');
+    await client.query(`SELECT FROM ${fixture.schema}.blob WHERE id = $1 FOR UPDATE`, [row.id]);
+    const touches = Promise.allSettled(Array.from({ length: 230 }, () => narrow.touch([row])));
+    await untilWaiting();
+    await expect(narrow.ping()).rejects.toThrow('too many calls are waiting');
+    await client.query('COMMIT');
+    client.release();
+    expect((await touches).filter(({ status }) => status === 'fulfilled').length).toBeGreaterThanOrEqual(200);
+    await narrow.ping();
+  });
+
   it('touches of many rows in any order do not deadlock', async () => {
+    const deadlocks = async (): Promise<unknown> =>
+      (await fixture.sql.query('SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()')).rows;
+    const before = await deadlocks();
+    const replica = await fixture.open({ cacheEntries: 0 });
     const rows = await Promise.all(Array.from({ length: 40 }, () => makeLive(newKey())));
     for (let round = 0; round < 5; round++) {
       await fixture.sql.query(`UPDATE ${fixture.schema}.blob SET touched_at = touched_at - interval '1 day'`);
       const reversed = rows.toReversed();
-      const results = await Promise.all([rows, reversed, rows, reversed].map((some) => catalog.touch(some)));
+      const results = await Promise.all([rows, reversed, rows, reversed].map((some) => replica.touch(some)));
       expect(results.map((result) => result.length)).toEqual([40, 40, 40, 40]);
       expect(results.flat().every((row) => !row.touchDue)).toBe(true);
     }
+    await replica.close(); // its connections report what they counted
+    expect(await deadlocks()).toEqual(before);
   });
 
   it('a touch that waits for a deletion sees it', async () => {
@@ -535,6 +578,19 @@ describe('sweep', () => {
     await expect(swept).rejects.toThrow('the store is away');
     const { rows } = await fixture.sql.query(`SELECT id FROM ${fixture.schema}.lease`);
     expect(rows).toEqual([{ id: leases[0]?.id }]);
+  });
+
+  it('does not ask about what was committed, damaged or deleted since', async () => {
+    await fixture.removeLeases();
+    for (const state of ['live', 'damaged', 'deleting', 'taken_down'] as const) {
+      const key = newKey();
+      await lease(key);
+      await fixture.force(key, state);
+    }
+    await fixture.expireLeases();
+    const asked: string[] = [];
+    expect(await catalog.sweepLeases(async (physicalKey) => asked.push(physicalKey) > 0, 10)).toBe(4);
+    expect(asked).toEqual([]);
   });
 
   it('asks about the physical key of a later generation', async () => {

@@ -147,12 +147,12 @@ export function statements(schema: string) {
     JOIN ${blob} b USING (namespace, prefix, digest, metadata_digest)`,
   );
 
-  /** $1 id, $2 generation. The trigger tells the other replicas. */
+  /** $1 id, $2 generation. The trigger tells the other replicas. (An upload may meet a wrong object of somebody else.) */
   const markDamaged = named(
     'mark_damaged',
     `
     UPDATE ${blob} SET state = 'damaged', damaged_at = now(), quarantined_at = NULL
-    WHERE id = $1 AND generation = $2 AND state IN ('live', 'quarantined')`,
+    WHERE id = $1 AND generation = $2 AND state IN ('live', 'quarantined', 'uploading')`,
   );
 
   /**

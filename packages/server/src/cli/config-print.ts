@@ -17,6 +17,8 @@ export function addConfig(program: Command, terminal: Terminal): void {
   addSettings(command).action((flags: { readonly json?: boolean }) => {
     const loaded = loadConfig({ flags: givenSettings(command), env: terminal.env, cwd: terminal.cwd });
     if (flags.json) terminal.stdout.write(settingsJson(loaded));
-    else for (const line of settingsTable(loaded).split(/(?<=\n)/)) terminal.stdout.write(`${shown(line.trimEnd(), terminal.stdout)}\n`);
+    else
+      for (const line of settingsTable(loaded).split(/(?<=\n)/))
+        terminal.stdout.write(`${shown(line.trimEnd(), terminal.stdout)}\n`);
   });
 }

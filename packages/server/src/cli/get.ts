@@ -31,7 +31,9 @@ export function addGet(program: Command, terminal: Terminal): void {
   addTarget(command)
     .addHelpText('after', '\nExamples:\n  lps get /blobs/orders/common/sha256:9f86…/sha256:e3b0… -o report.pdf\n')
     .action((pasted: string, flags: GetFlags) =>
-      withTarget(command, terminal, async (target) => get(await readReference(pasted, terminal), flags, target, terminal)),
+      withTarget(command, terminal, async (target) =>
+        get(await readReference(pasted, terminal), flags, target, terminal),
+      ),
     );
 }
 

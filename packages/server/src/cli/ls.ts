@@ -21,9 +21,7 @@ export function addLs(program: Command, terminal: Terminal): void {
     .option('--prefix <prefix>', 'only those stored with this prefix (needs --namespace)')
     .option('--limit <number>', 'stop after so many', parseLimit)
     .option('--json', 'print one JSON object a line');
-  addTarget(command).action((flags: LsFlags) =>
-    withTarget(command, terminal, (target) => ls(flags, target, terminal)),
-  );
+  addTarget(command).action((flags: LsFlags) => withTarget(command, terminal, (target) => ls(flags, target, terminal)));
 }
 
 async function ls(flags: LsFlags, target: Target, terminal: Terminal): Promise<void> {

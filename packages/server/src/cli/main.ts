@@ -66,7 +66,10 @@ function flushed(stream: NodeJS.WritableStream): Promise<void> {
 /** The first signal stops a command, which then cleans up; the code to end with is 128 + the signal's number. */
 function abortOnSignals(stop: AbortController): () => number | undefined {
   let code: number | undefined;
-  for (const [signal, number] of [['SIGINT', 2], ['SIGTERM', 15]] as const) {
+  for (const [signal, number] of [
+    ['SIGINT', 2],
+    ['SIGTERM', 15],
+  ] as const) {
     process.on(signal, () => {
       if (code !== undefined) process.exit(code);
       code = 128 + number;

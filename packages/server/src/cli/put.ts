@@ -40,15 +40,21 @@ export function addPut(program: Command, terminal: Terminal): void {
     .requiredOption('--namespace <name>', 'Temporal namespace that the blob belongs to')
     .addOption(new Option('--encoding <text>', 'encoding in the metadata of the payload (default: binary/plain)'))
     .addOption(
-      new Option('--metadata-json <json>', `metadata of the payload as plain text: '{"encoding":"json/plain"}'`).conflicts(
-        'encoding',
-      ),
+      new Option(
+        '--metadata-json <json>',
+        `metadata of the payload as plain text: '{"encoding":"json/plain"}'`,
+      ).conflicts('encoding'),
     )
     .option('--prefix <prefix>', 'keep the blob under this prefix of the namespace')
-    .addOption(new Option('--claim', 'print the claim that stands for the payload in a workflow history').conflicts('json'))
+    .addOption(
+      new Option('--claim', 'print the claim that stands for the payload in a workflow history').conflicts('json'),
+    )
     .option('--json', 'print key, digest, size and outcome as JSON');
   addTarget(command)
-    .addHelpText('after', '\nExamples:\n  lps put report.pdf --namespace orders\n  pg_dump db | lps put - --namespace orders\n')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  lps put report.pdf --namespace orders\n  pg_dump db | lps put - --namespace orders\n',
+    )
     .action((file: string, flags: PutFlags) =>
       withTarget(command, terminal, (target) => put(file, flags, target, terminal)),
     );

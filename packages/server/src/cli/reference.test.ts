@@ -41,8 +41,13 @@ describe('a blob is named by', () => {
 
   it('a claim of version 1, which has no key', () => {
     const v1 = JSON.stringify({ metadata: null, size: 5, digest });
-    const inPayload = JSON.stringify({ ...payloadJson, metadata: encoded({ 'temporal.io/remote-codec': 'v1' }), data: base64(v1) });
-    for (const pasted of [v1, inPayload]) expect(parseReference(pasted)).toEqual({ key: `blobs/${digest}`, digest, size: 5 });
+    const inPayload = JSON.stringify({
+      ...payloadJson,
+      metadata: encoded({ 'temporal.io/remote-codec': 'v1' }),
+      data: base64(v1),
+    });
+    for (const pasted of [v1, inPayload])
+      expect(parseReference(pasted)).toEqual({ key: `blobs/${digest}`, digest, size: 5 });
   });
 });
 
@@ -53,19 +58,35 @@ describe('refused as a name of a blob is', () => {
     ['a word', 'report.pdf', 'it is none of these'],
     ['a digest alone', digest, 'it is none of these'],
     ['base64 of something else', base64('hello world'), 'it is none of these'],
-    ['base64 of bytes', base64(Uint8Array.of(0xff, 0xfe)), 'it is none of these'],
+    ['base64 of bytes', base64(Uint8Array.of(0x80, 0xfe)), 'it is none of these'],
     ['a path that is no key', '/blobs/../../etc/passwd', 'a key looks like'],
     ['a key with a generation', `${key}~0123456789abcdef`, 'a key looks like'],
     ['half of a claim', claimText.slice(0, -5), 'it begins like JSON, but is not complete'],
-    ['a claim whose key and digest differ', claimText.replace(`"digest":"${digest}"`, `"digest":"sha256:${'0'.repeat(64)}"`), 'differ'],
+    [
+      'a claim whose key and digest differ',
+      claimText.replace(`"digest":"${digest}"`, `"digest":"sha256:${'0'.repeat(64)}"`),
+      'differ',
+    ],
     ['a number in a list', '[1]', 'it is none of these'],
     ['an empty list', '[]', 'it holds 0 payloads; paste one of them'],
     ['several payloads', JSON.stringify({ payloads: [payloadJson, payloadJson] }), 'it holds 2 payloads'],
-    ['a payload that is no claim', JSON.stringify({ metadata: encoded({ encoding: 'json/plain' }), data: base64('1') }), 'is itself the value'],
-    ['a claim of a later version', JSON.stringify({ ...payloadJson, metadata: encoded({ 'temporal.io/remote-codec': 'v9' }) }), "version is not known"],
+    [
+      'a payload that is no claim',
+      JSON.stringify({ metadata: encoded({ encoding: 'json/plain' }), data: base64('1') }),
+      'is itself the value',
+    ],
+    [
+      'a claim of a later version',
+      JSON.stringify({ ...payloadJson, metadata: encoded({ 'temporal.io/remote-codec': 'v9' }) }),
+      'version is not known',
+    ],
     ['data that is not base64', JSON.stringify({ ...payloadJson, data: '§' }), 'not base64'],
     ['metadata that is no map', JSON.stringify({ ...payloadJson, metadata: [1] }), 'not a map of names to base64'],
-    ['a reference of another driver', JSON.stringify({ ...storageReference, data: base64('{"claimData":{"bucket":"b"}}') }), 'was not written by'],
+    [
+      'a reference of another driver',
+      JSON.stringify({ ...storageReference, data: base64('{"claimData":{"bucket":"b"}}') }),
+      'was not written by',
+    ],
     ['a reference without JSON', JSON.stringify({ ...storageReference, data: base64('{') }), 'does not hold JSON'],
     ['nothing but brackets', '['.repeat(100_000), 'not complete'],
     ['deep nesting', nested(7), 'nested too deeply'],
@@ -76,7 +97,13 @@ describe('refused as a name of a blob is', () => {
   });
 
   it('anything else, with an error of ours', () => {
-    const tried = fc.oneof(fc.string(), fc.json(), fc.base64String(), fc.json().map(base64), fc.string().map((text) => `/blobs/${text}`));
+    const tried = fc.oneof(
+      fc.string(),
+      fc.json(),
+      fc.base64String(),
+      fc.json().map(base64),
+      fc.string().map((text) => `/blobs/${text}`),
+    );
     fc.assert(
       fc.property(tried, (text) => {
         try {

@@ -9,8 +9,8 @@
  */
 import {
   type Claim,
-  decodeBase64,
   type Digest,
+  decodeBase64,
   isLpsError,
   LpsError,
   type Metadata,

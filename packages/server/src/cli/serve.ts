@@ -5,13 +5,6 @@ import { createLogger } from '../logging.js';
 import { addSettings, givenSettings } from './setting-options.js';
 import type { Terminal } from './terminal.js';
 
-/** A running service. `close` makes it not ready, lets requests under way finish, and lets go of everything. */
-export interface RunningService {
-  /** `http://127.0.0.1:8577`, with the port that was taken. */
-  readonly url: string;
-  close(): Promise<void>;
-}
-
 const signalNumbers = { SIGINT: 2, SIGTERM: 15 } as const;
 type StopSignal = keyof typeof signalNumbers;
 
@@ -25,12 +18,15 @@ export function addServe(program: Command, terminal: Terminal): void {
   const command = program
     .command('serve')
     .summary('Run the service.')
-    .description('Run the service until it is told to stop. Without options it listens on 127.0.0.1:8577 and keeps blobs in ./data.');
+    .description(
+      'Run the service until it is told to stop. Without options it listens on 127.0.0.1:8577 and keeps blobs in ./data.',
+    );
   addSettings(command)
     .addHelpText(
       'after',
       `
-SIGTERM or Ctrl-C: no new requests, those under way finish, then it ends with 0. A second one ends it at once.
+SIGTERM or Ctrl-C: no new requests, those under way finish, then it ends with 0. A second one ends
+it at once.
 
 Examples:
   lps serve --data-dir /var/lib/lps
@@ -46,19 +42,16 @@ Examples:
 
 async function serve(config: Config): Promise<void> {
   const log = createLogger(config);
+  // the line on standard error says that much too; the log keeps the place in the code, for whoever mends it
+  process.prependListener('uncaughtException', (error) => log.fatal({ err: error }, 'the service ends: a defect'));
   const stop = stopSignal((signal) => log.info(`${signal}: finishing the requests under way; once more ends at once`));
-  const service = await start(config);
+  // loaded only here: the other commands have no use for the parts of the service
+  const { startService } = await import('../service.js');
+  const service = await startService(config, log);
   log.info(`listening on ${service.url}`);
   await stop;
   await service.close();
   log.info('stopped');
-}
-
-/** Loaded only here: the other commands have no use for the service's parts. */
-async function start(config: Config): Promise<RunningService> {
-  const glue = '../service.js'; // in a variable only until that file is there
-  const { startService } = (await import(glue)) as { startService(config: Config): Promise<RunningService> };
-  return startService(config);
 }
 
 /** Resolves at the first signal to stop; the second one ends the process. */

@@ -13,7 +13,9 @@ export function addSettings(command: Command, isRead: (setting: Setting) => bool
     }
   }
   return command.addOption(
-    new Option('--config <file>', 'YAML file with settings, named as the flags are.\n[LPS_CONFIG]').helpGroup('Settings:'),
+    new Option('--config <file>', 'YAML file with settings, named as the flags are.\n[LPS_CONFIG]').helpGroup(
+      'Settings:',
+    ),
   );
 }
 
@@ -33,7 +35,8 @@ function optionsOf(setting: Setting): Option[] {
   const variables = [envOf(setting), ...(setting.also ?? [])].join(', ');
   const standard = setting.default ?? setting.defaultHelp;
   const origin = standard === undefined ? `[${variables}]` : `[${variables}; default: ${standard}]`;
-  if (kind.placeholder !== undefined) return [new Option(`--${flag} <${kind.placeholder}>`, `${setting.help}\n${origin}`)];
+  if (kind.placeholder !== undefined)
+    return [new Option(`--${flag} <${kind.placeholder}>`, `${setting.help}\n${origin}`)];
   const isOn = setting.default === 'true';
   const off = `${setting.helpOff ?? ''}\n[${envOf(setting)}=false]`;
   return [

@@ -21,7 +21,12 @@ export function addStat(program: Command, terminal: Terminal): void {
   );
 }
 
-async function stat(references: readonly Reference[], flags: StatFlags, target: Target, terminal: Terminal): Promise<void> {
+async function stat(
+  references: readonly Reference[],
+  flags: StatFlags,
+  target: Target,
+  terminal: Terminal,
+): Promise<void> {
   const keys = references.map(({ key }) => key);
   const found = await statOf(target.store, keys, { signal: terminal.signal });
   for (const key of keys) {

@@ -11,12 +11,13 @@ const defaultUrl = 'http://127.0.0.1:8577';
 
 /** Help for the end of a command's page. */
 export const targetHelp = `
-Where the blob is:
+Where the blobs are:
   Without further options the service at ${defaultUrl} is asked; --url names another one.
-  With --store, --data-dir or --s3-bucket (or their variables) the command works straight on the store and needs no
-  service. That is safe while a service runs on the same store: it takes up what it finds there.`;
+  With --store, --data-dir or --s3-bucket (or their variables) the command works straight on the
+  store and needs no service. That is safe while a service runs on the same store: it takes up what
+  it finds there.`;
 
-/** A store, what it is called in messages, and the settings that apply to it. */
+/** A store, and the settings that apply to the command. */
 export interface Target {
   readonly store: BlobStore;
   readonly config: Config;

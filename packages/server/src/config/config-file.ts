@@ -22,7 +22,10 @@ export function parseConfigFile(path: string, content: string): ParsedFile {
   const document = parseDocument(content, { lineCounter: lines, prettyErrors: false, logLevel: 'silent' });
   const lineAt = (offset: number | undefined): number => lines.linePos(offset ?? 0).line;
   if (document.errors.length > 0) {
-    return { entries: [], problems: document.errors.map((error) => `${path}:${lineAt(error.pos[0])}: ${reason(error)}`) };
+    return {
+      entries: [],
+      problems: document.errors.map((error) => `${path}:${lineAt(error.pos[0])}: ${reason(error)}`),
+    };
   }
   if (document.contents === null) return { entries: [], problems: [] };
   if (!isMap(document.contents)) {

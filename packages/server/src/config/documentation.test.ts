@@ -1,13 +1,14 @@
 import { readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { settingsDocumentation } from './documentation.js';
 import { allSettings, envOf } from './settings.js';
 
-const path = new URL('../../../../docs/config.md', import.meta.url);
+const path = fileURLToPath(new URL('../../../../docs/config.md', import.meta.url));
 
 describe('docs/config.md', () => {
   it('is what the table of settings says', async () => {
-    await expect(settingsDocumentation()).toMatchFileSnapshot(path.pathname);
+    await expect(settingsDocumentation()).toMatchFileSnapshot(path);
   });
 
   it('names every setting, and no other', () => {

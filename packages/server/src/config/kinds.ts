@@ -164,7 +164,11 @@ export function formatDuration(valueMs: number): string {
   return shortest(valueMs, durationUnits, ['d', 'h', 'm', 's']) ?? (valueMs === 0 ? '0s' : `${valueMs}ms`);
 }
 
-function shortest(value: number, units: Readonly<Record<string, number>>, names: readonly string[]): string | undefined {
+function shortest(
+  value: number,
+  units: Readonly<Record<string, number>>,
+  names: readonly string[],
+): string | undefined {
   const name = names.find((unit) => value > 0 && value % (units[unit] ?? 1) === 0);
   return name === undefined ? undefined : `${value / (units[name] ?? 1)}${name}`;
 }

@@ -36,7 +36,10 @@ describe('where a value comes from', () => {
 
   it('is the flag first, then the environment, then the file, then the default', () => {
     const { flags, env, readFile } = everywhere;
-    expect(load({ flags, env, readFile })).toMatchObject({ config: { port: 1 }, sources: { port: { name: '--port' } } });
+    expect(load({ flags, env, readFile })).toMatchObject({
+      config: { port: 1 },
+      sources: { port: { name: '--port' } },
+    });
     const withoutFlag = load({ flags: { config: flags.config }, env, readFile });
     expect(withoutFlag).toMatchObject({ config: { port: 2 }, sources: { port: { name: 'LPS_PORT' } } });
     const fileOnly = load({ flags: { config: flags.config }, readFile });
@@ -119,8 +122,14 @@ describe('what a value may be', () => {
   });
 
   it('starts relative paths at the working directory', () => {
-    expect(load({ flags: { 'data-dir': 'x/y' } }).config).toMatchObject({ dataDir: '/srv/x/y', cacheDir: '/srv/x/y/cache' });
-    expect(load({ flags: { 'data-dir': '/d', 'cache-dir': 'c' } }).config).toMatchObject({ dataDir: '/d', cacheDir: '/srv/c' });
+    expect(load({ flags: { 'data-dir': 'x/y' } }).config).toMatchObject({
+      dataDir: '/srv/x/y',
+      cacheDir: '/srv/x/y/cache',
+    });
+    expect(load({ flags: { 'data-dir': '/d', 'cache-dir': 'c' } }).config).toMatchObject({
+      dataDir: '/d',
+      cacheDir: '/srv/c',
+    });
   });
 
   it('gives a store that is far away a cache in memory by default', () => {
@@ -143,55 +152,147 @@ const refused: readonly (readonly [string, LoadOptions, string])[] = [
   // flags
   ['an unknown flag', { flags: { prot: '1' } }, 'no such flag: --prot; did you mean --port?'],
   ['an unknown flag like no other', { flags: { quux: '1' } }, 'no such flag: --quux'],
-  ['a port that is a word', { flags: { port: 'http' } }, '--port: "http" is not a whole number from 0 to 65535, such as 8577'],
-  ['a port out of range', { flags: { port: '65536' } }, '--port: "65536" is not a whole number from 0 to 65535, such as 8577'],
+  [
+    'a port that is a word',
+    { flags: { port: 'http' } },
+    '--port: "http" is not a whole number from 0 to 65535, such as 8577',
+  ],
+  [
+    'a port out of range',
+    { flags: { port: '65536' } },
+    '--port: "65536" is not a whole number from 0 to 65535, such as 8577',
+  ],
   ['a negative number', { flags: { port: '-1' } }, '--port: "-1" is not'],
   ['a number with an exponent', { flags: { 'max-uploads': '1e3' } }, '--max-uploads: "1e3" is not a whole number'],
   ['an empty value', { flags: { port: '' } }, '--port: "" is not a whole number'],
-  ['a size with a wrong unit', { flags: { 'max-blob-bytes': '1 gigabyte' } }, 'is not a size from 1 to 5TiB, such as 1GiB'],
+  [
+    'a size with a wrong unit',
+    { flags: { 'max-blob-bytes': '1 gigabyte' } },
+    'is not a size from 1 to 5TiB, such as 1GiB',
+  ],
   ['a size with a bare letter', { flags: { 'max-blob-bytes': '1G' } }, '--max-blob-bytes: "1G" is not a size'],
   ['a size that is no whole number of bytes', { flags: { 'max-blob-bytes': '1.5' } }, 'is not a size'],
   ['a size of nothing', { flags: { 'max-blob-bytes': '0' } }, 'is not a size'],
   ['a size beyond numbers', { flags: { 'cache-disk-bytes': '9999999999TiB' } }, 'is not a size from 0 to 1024TiB'],
-  ['a time without a unit', { flags: { 'idle-timeout': '30' } }, '--idle-timeout: "30" is not a time from 1s to 1h, such as 30s'],
+  [
+    'a time without a unit',
+    { flags: { 'idle-timeout': '30' } },
+    '--idle-timeout: "30" is not a time from 1s to 1h, such as 30s',
+  ],
   ['a grace below its floor', { flags: { grace: '23h' } }, '--grace: "23h" is not a time from 1d to 3650d, such as 7d'],
   ['an unknown store', { flags: { store: 'disk' } }, '--store: "disk" is not one of file, memory, s3, gcs, azure'],
   ['a store in capitals', { flags: { store: 'S3' } }, '--store: "S3" is not one of file'],
   ['a store to come', { flags: { store: 'gcs' } }, 'store gcs is not available yet; use file, memory or s3'],
   ['another store to come', { flags: { store: 'azure' } }, 'store azure is not available yet; use file, memory or s3'],
-  ['s3 without a bucket', { flags: { store: 's3' } }, 'store s3 needs a bucket: --s3-bucket, LPS_S3_BUCKET or s3-bucket in the file'],
-  ['a bucket without s3', { flags: { 's3-bucket': 'b' } }, '--s3-bucket names a bucket, but blobs would go to the data directory'],
-  ['a bucket with a space', { flags: { store: 's3', 's3-bucket': 'a b' } }, '--s3-bucket: "a b" is not the name of a bucket'],
-  ['an endpoint that is no URL', { flags: { 's3-endpoint': 'minio:9000' } }, '--s3-endpoint: "minio:9000" is not a URL such as http'],
-  ['a password in the endpoint', { flags: { 's3-endpoint': 'http://a:b@minio' } }, 'is not a URL such as http://127.0.0.1:9000'],
+  [
+    's3 without a bucket',
+    { flags: { store: 's3' } },
+    'store s3 needs a bucket: --s3-bucket, LPS_S3_BUCKET or s3-bucket in the file',
+  ],
+  [
+    'a bucket without s3',
+    { flags: { 's3-bucket': 'b' } },
+    '--s3-bucket names a bucket, but blobs would go to the data directory',
+  ],
+  [
+    'a bucket with a space',
+    { flags: { store: 's3', 's3-bucket': 'a b' } },
+    '--s3-bucket: "a b" is not the name of a bucket',
+  ],
+  [
+    'an endpoint that is no URL',
+    { flags: { 's3-endpoint': 'minio:9000' } },
+    '--s3-endpoint: "minio:9000" is not a URL such as http',
+  ],
+  [
+    'a password in the endpoint',
+    { flags: { 's3-endpoint': 'http://a:b@minio' } },
+    'is not a URL such as http://127.0.0.1:9000',
+  ],
   ['a prefix that climbs', { flags: { 's3-prefix': 'a/../b' } }, '--s3-prefix: "a/../b" is not a prefix of letters'],
   ['a prefix that begins with a slash', { flags: { 's3-prefix': '/a' } }, 'not beginning with "/"'],
-  ['a key without its encryption', { flags: { 's3-kms-key-id': 'k' } }, 's3-kms-key-id is used only with --s3-encryption sse-kms'],
+  [
+    'a key without its encryption',
+    { flags: { 's3-kms-key-id': 'k' } },
+    's3-kms-key-id is used only with --s3-encryption sse-kms',
+  ],
   ['a host that is a URL', { flags: { host: 'http://x' } }, '--host: "http://x" is not an address such as 127.0.0.1'],
   ['a host that is almost an address', { flags: { host: '127.0.0.256' } }, '--host: "127.0.0.256" is not an address'],
   ['an open door', { flags: { host: '0.0.0.0' } }, '--host: 0.0.0.0 can be reached from other machines'],
   ['an open door, version 6', { flags: { host: '::' } }, '--host: :: can be reached from other machines'],
-  ['a namespace with a slash', { flags: { 'v1-namespace': 'a/b' } }, '--v1-namespace: "a/b" is not a namespace such as orders'],
-  ['a schema of the system', { flags: { 'database-schema': 'pg_catalog' } }, '--database-schema: "pg_catalog" is not a lower-case name'],
+  [
+    'a namespace with a slash',
+    { flags: { 'v1-namespace': 'a/b' } },
+    '--v1-namespace: "a/b" is not a namespace such as orders',
+  ],
+  [
+    'a schema of the system',
+    { flags: { 'database-schema': 'pg_catalog' } },
+    '--database-schema: "pg_catalog" is not a lower-case name',
+  ],
   ['a schema with a quote', { flags: { 'database-schema': 'a"b' } }, 'is not a lower-case name such as lps'],
-  ['a lease shorter than a pause', { flags: { 'lease-time': '1m', 'idle-timeout': '31s' } }, 'lease-time must be at least twice idle-timeout'],
+  [
+    'a lease shorter than a pause',
+    { flags: { 'lease-time': '1m', 'idle-timeout': '31s' } },
+    'lease-time must be at least twice idle-timeout',
+  ],
   // environment
-  ['an unknown variable', { env: { LPS_DATADIR: 'x' } }, 'no such environment variable: LPS_DATADIR; did you mean LPS_DATA_DIR?'],
-  ['a file for what is no secret', { env: { LPS_PORT_FILE: '/x' } }, 'no such environment variable: LPS_PORT_FILE; did you mean LPS_PORT?'],
+  [
+    'an unknown variable',
+    { env: { LPS_DATADIR: 'x' } },
+    'no such environment variable: LPS_DATADIR; did you mean LPS_DATA_DIR?',
+  ],
+  [
+    'a file for what is no secret',
+    { env: { LPS_PORT_FILE: '/x' } },
+    'no such environment variable: LPS_PORT_FILE; only secrets are read from files, so set LPS_PORT itself',
+  ],
   ['a wrong variable', { env: { LPS_METRICS: 'maybe' } }, 'LPS_METRICS: "maybe" is not true or false'],
-  ['a variable named like a method', { env: { LPS_METRICS: 'constructor' } }, 'LPS_METRICS: "constructor" is not true or false'],
-  ['a secret given twice', { env: { LPS_DATABASE_URL: 'postgres://a', LPS_DATABASE_URL_FILE: '/f' } }, 'LPS_DATABASE_URL and LPS_DATABASE_URL_FILE are both set; keep one'],
-  ['a secret in a missing file', { env: { LPS_DATABASE_URL_FILE: '/f' } }, 'LPS_DATABASE_URL_FILE: the file "/f" cannot be read: it does not exist'],
-  ['a database that is no URL', { env: { LPS_DATABASE_URL: 'host=db password=hush' } }, 'LPS_DATABASE_URL: the value is not a URL such as postgres://'],
-  ['a database of another kind', { env: { LPS_DATABASE_URL: 'mysql://u:hush@db/x' } }, 'LPS_DATABASE_URL: the value is not a URL such as postgres://'],
+  [
+    'a variable named like a method',
+    { env: { LPS_METRICS: 'constructor' } },
+    'LPS_METRICS: "constructor" is not true or false',
+  ],
+  [
+    'a secret given twice',
+    { env: { LPS_DATABASE_URL: 'postgres://a', LPS_DATABASE_URL_FILE: '/f' } },
+    'LPS_DATABASE_URL and LPS_DATABASE_URL_FILE are both set; keep one',
+  ],
+  [
+    'a secret in a missing file',
+    { env: { LPS_DATABASE_URL_FILE: '/f' } },
+    'LPS_DATABASE_URL_FILE: the file "/f" cannot be read: it does not exist',
+  ],
+  [
+    'a database that is no URL',
+    { env: { LPS_DATABASE_URL: 'host=db password=hush' } },
+    'LPS_DATABASE_URL: the value is not a URL such as postgres://',
+  ],
+  [
+    'a database of another kind',
+    { env: { LPS_DATABASE_URL: 'mysql://u:hush@db/x' } },
+    'LPS_DATABASE_URL: the value is not a URL such as postgres://',
+  ],
   // the configuration file
-  ['a missing file', { flags: { config: 'gone.yaml' } }, '--config: the file "gone.yaml" cannot be read: it does not exist'],
-  ['a missing file of the environment', { env: { LPS_CONFIG: '/gone' } }, 'LPS_CONFIG: the file "/gone" cannot be read: it does not exist'],
+  [
+    'a missing file',
+    { flags: { config: 'gone.yaml' } },
+    '--config: the file "gone.yaml" cannot be read: it does not exist',
+  ],
+  [
+    'a missing file of the environment',
+    { env: { LPS_CONFIG: '/gone' } },
+    'LPS_CONFIG: the file "/gone" cannot be read: it does not exist',
+  ],
   ['an unknown name', inFile('# x\nport: 1\ndataDir: x\n'), 'f:3: no such setting: "dataDir"; did you mean data-dir?'],
   ['a wrong value', inFile('\nport: many\n'), 'f:2: port: "many" is not a whole number'],
   ['a map for a value', inFile('port:\n  a: 1\n'), 'f:1: port has no plain value'],
   ['a list for a value', inFile('port: [1]\n'), 'f:1: port has no plain value'],
-  ['no value', inFile('s3-bucket:\n'), 'f:1: s3-bucket has no plain value; write one behind the colon, or remove the line'],
+  [
+    'no value',
+    inFile('s3-bucket:\n'),
+    'f:1: s3-bucket has no plain value; write one behind the colon, or remove the line',
+  ],
   ['a name given twice', inFile('port: 1\nport: 2\n'), 'f:2: this name is given twice'],
   ['what is no YAML', inFile('port: "1\n'), 'f:2: not readable as YAML: Missing closing "quote'],
   ['a list', inFile('- port\n'), 'f:1: the file must hold lines such as "port: 8577"'],

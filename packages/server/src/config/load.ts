@@ -8,7 +8,15 @@ import { join, resolve } from 'node:path';
 import { LpsError } from '@large-payload/core';
 import { configProblems } from './checks.js';
 import { type FileEntry, parseConfigFile } from './config-file.js';
-import { allSettings, type Config, envOf, type Setting, type SettingName, type Source, type Values } from './settings.js';
+import {
+  allSettings,
+  type Config,
+  envOf,
+  type Setting,
+  type SettingName,
+  type Source,
+  type Values,
+} from './settings.js';
 import { didYouMean } from './suggestion.js';
 
 export interface LoadOptions {
@@ -79,7 +87,8 @@ export function loadConfig(options: LoadOptions = {}): Loaded {
 
 /** CONFIG_INVALID: one line for one problem, and all of them in `details.problems`. */
 export function configInvalid(problems: readonly string[]): LpsError {
-  const message = problems.length === 1 ? (problems[0] ?? '') : `${problems.length} settings are wrong: ${problems.join('; ')}`;
+  const message =
+    problems.length === 1 ? (problems[0] ?? '') : `${problems.length} settings are wrong: ${problems.join('; ')}`;
   return new LpsError('CONFIG_INVALID', message, { details: { problems } });
 }
 
@@ -124,9 +133,7 @@ function fromEnvironment(setting: Setting, inputs: Inputs): Given | undefined {
   }
   if (path === undefined) return undefined;
   const content = readOrExplain(path, `${name}_FILE`, inputs);
-  return content === undefined
-    ? undefined
-    : { text: content.trim(), source: { kind: 'env', name: `${name}_FILE` } };
+  return content === undefined ? undefined : { text: content.trim(), source: { kind: 'env', name: `${name}_FILE` } };
 }
 
 function fromOtherPrograms(setting: Setting, inputs: Inputs): Given | undefined {
@@ -181,12 +188,18 @@ function addEntry(entry: FileEntry, path: string, given: Map<string, Given>, pro
   }
 }
 
+const fileReasons: Readonly<Record<string, string>> = {
+  ENOENT: 'it does not exist',
+  EACCES: 'permission denied',
+  EISDIR: 'it is a directory',
+};
+
 function readOrExplain(path: string, givenBy: string, inputs: FileInputs): string | undefined {
   try {
     return inputs.readFile(resolve(inputs.cwd, path));
   } catch (error) {
     const errno = (error as NodeJS.ErrnoException).code;
-    const why = errno === 'ENOENT' ? 'it does not exist' : errno === 'EACCES' ? 'permission denied' : (errno ?? 'unknown error');
+    const why = fileReasons[errno ?? ''] ?? errno ?? 'unknown error';
     inputs.problems.push(`${givenBy}: the file ${quoted(path)} cannot be read: ${why}`);
     return undefined;
   }
@@ -196,7 +209,13 @@ function unknownFlags(flags: Readonly<Record<string, unknown>>): string[] {
   const known = [configFlag, ...allSettings.map(([, setting]) => setting.flag)];
   return Object.keys(flags)
     .filter((flag) => !known.includes(flag))
-    .map((flag) => `no such flag: --${flag}${didYouMean(flag, known.map((name) => `--${name}`))}`);
+    .map(
+      (flag) =>
+        `no such flag: --${flag}${didYouMean(
+          flag,
+          known.map((name) => `--${name}`),
+        )}`,
+    );
 }
 
 function unknownVariables(env: Readonly<Record<string, string | undefined>>): string[] {
@@ -207,7 +226,14 @@ function unknownVariables(env: Readonly<Record<string, string | undefined>>): st
   return Object.keys(env)
     .filter((name) => name.startsWith('LPS_') && !known.includes(name) && !otherEnv.includes(name))
     .filter((name) => !isOfTheTests(name) && !isFromKubernetes(name, env[name] ?? ''))
-    .map((name) => `no such environment variable: ${name}${didYouMean(name, known)}`);
+    .map((name) => `no such environment variable: ${name}${fileHint(name, known) ?? didYouMean(name, known)}`);
+}
+
+function fileHint(name: string, known: readonly string[]): string | undefined {
+  const base = name.endsWith('_FILE') ? name.slice(0, -'_FILE'.length) : undefined;
+  return base !== undefined && known.includes(base)
+    ? `; only secrets are read from files, so set ${base} itself`
+    : undefined;
 }
 
 /** The test suite has variables of its own, and starts services that inherit them. */
@@ -220,6 +246,7 @@ function isOfTheTests(name: string): boolean {
  * LPS_PORT=tcp://10.0.0.1:8577, which is a name of ours with a value that is never meant for us.
  */
 function isFromKubernetes(name: string, value: string): boolean {
-  if (/_SERVICE_(HOST|PORT(_\w+)?)$/.test(name) || /_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$/.test(name)) return true;
+  if (/_SERVICE_(HOST|PORT(_\w+)?)$/.test(name) || /_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$/.test(name))
+    return true;
   return name.endsWith('_PORT') && /^(tcp|udp|sctp):\/\//.test(value);
 }

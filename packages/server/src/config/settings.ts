@@ -12,7 +12,16 @@
 import { bytes, choice, count, duration, hostname, type Kind, namespace, text, url, yesNo } from './kinds.js';
 
 /** In the order in which help and documentation show them. */
-export const groups = ['Listening', 'Storage', 'S3', 'Catalog', 'Limits', 'Cache', 'Lifecycle', 'Logs and metrics'] as const;
+export const groups = [
+  'Listening',
+  'Storage',
+  'S3',
+  'Catalog',
+  'Limits',
+  'Cache',
+  'Lifecycle',
+  'Logs and metrics',
+] as const;
 
 export interface Setting<V = unknown> {
   /** Without its dashes; also the name in the configuration file. */
@@ -134,7 +143,11 @@ export const settings = {
   },
   s3StorageClass: {
     flag: 's3-storage-class',
-    kind: text({ placeholder: 'class', expects: 'a storage class such as STANDARD', pattern: /^[A-Z][A-Z0-9_]{0,63}$/ }),
+    kind: text({
+      placeholder: 'class',
+      expects: 'a storage class such as STANDARD',
+      pattern: /^[A-Z][A-Z0-9_]{0,63}$/,
+    }),
     group: 'S3',
     defaultHelp: 'INTELLIGENT_TIERING on AWS, none with --s3-endpoint',
     help: 'Storage class of new objects.',

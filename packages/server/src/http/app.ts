@@ -111,7 +111,8 @@ function sendProblem(error: unknown, request: FastifyRequest, reply: FastifyRepl
     { code: known.code, method: request.method, url: request.url.slice(0, 300), ...traceOf(request), ...(level === 'info' ? {} : { err: known }) },
     known.message,
   );
-  reply.code(status).headers(headers).send(Buffer.from(body)); // text would get a charset appended
+  // a request that no route was found for has not been through the hooks
+  reply.code(status).header('x-request-id', request.id).headers(headers).send(Buffer.from(body)); // text would get a charset appended
 }
 
 function traceOf(request: FastifyRequest): Record<string, string> {

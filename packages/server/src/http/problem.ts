@@ -24,6 +24,7 @@ export function toLpsError(error: unknown): LpsError {
 export function problemFor(error: LpsError, request: IncomingMessage, requestId: string): Problem {
   const headers: Record<string, string> = { 'cache-control': 'private, no-store', 'x-content-type-options': 'nosniff' };
   if (error.status === 503 || error.status === 429) headers['retry-after'] = String(error.details.retryAfterSeconds ?? 1);
+  if (error.code === 'RANGE_NOT_SATISFIABLE') headers['content-range'] = `bytes */${error.details.size ?? '*'}`;
   if (!wantsJson(request)) {
     headers['content-type'] = 'text/plain; charset=utf-8';
     return { status: error.status, headers, body: error.message };

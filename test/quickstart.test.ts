@@ -1,0 +1,175 @@
+/** The quickstart example, run as a user runs it: a real service, a real Temporal server, worker and client processes. */
+import { randomUUID } from 'node:crypto';
+import { fileURLToPath } from 'node:url';
+import { serializedPayloadSize } from '@large-payload/core';
+import {
+  describeWith,
+  type LoggedProcess,
+  spawnLogged,
+  startTemporal,
+  type TemporalServer,
+  waitUntilReady,
+} from '@large-payload/test-components';
+import { Connection } from '@temporalio/client';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { type RunningService, startService } from './support/service.ts';
+
+const example = fileURLToPath(new URL('../examples/quickstart/', import.meta.url));
+const thresholdBytes = 128_000;
+/** The argument (in the first run's start, its continue-as-new and the second's start), 20 results, the signal. */
+const largePayloads = 3 + 20 + 1;
+
+type Mode = 'codec' | 'driver';
+type Env = Record<string, string>;
+
+const temporal = await startTemporal();
+
+describeWith(describe, 'the quickstart', temporal, (temporal) => {
+  let service: RunningService;
+
+  beforeAll(async () => {
+    service = await startService();
+  });
+  afterAll(async () => {
+    await service?.stop();
+    await temporal.stop();
+  });
+
+  async function startWorker(env: Env): Promise<LoggedProcess> {
+    const worker = await spawnLogged(process.execPath, ['worker.js'], { cwd: example, env });
+    await saysSoon(worker, 'worker ready');
+    return worker;
+  }
+
+  /** Runs worker and client; `during` runs while the workflow does, and returns the worker that is to be stopped. */
+  async function run(
+    mode: Mode,
+    options: { env?: Env; during?: (worker: LoggedProcess, env: Env) => Promise<LoggedProcess> } = {},
+  ): Promise<string> {
+    const workflowId = `quickstart-${randomUUID()}`;
+    const common = { LPS_URL: service.url, TEMPORAL_ADDRESS: temporal.address, TEMPORAL_NAMESPACE: temporal.namespace };
+    const env = { ...common, MODE: mode, WORKFLOW_ID: workflowId, ...options.env };
+    let worker = await startWorker(env);
+    const client = await spawnLogged(process.execPath, ['client.js'], { cwd: example, env });
+    try {
+      worker = (await options.during?.(worker, env)) ?? worker;
+      await saysSoon(client, /result \d+, /, worker);
+      expect(client.output()).toMatch(/result \d+, as expected/);
+    } finally {
+      await client.stop();
+      await worker.stop();
+    }
+    return workflowId;
+  }
+
+  for (const mode of ['codec', 'driver'] as const) {
+    it(`moves 36 MB through a workflow with the ${mode}, and none of it into the history`, async () => {
+      const histories = await historiesOf(temporal, await run(mode));
+      expect(histories.runs).toBe(2);
+      expect(histories.largestPayload).toBeLessThan(1000);
+      expect(histories.claims[mode]).toBe(largePayloads);
+      expect(histories.claims[mode === 'codec' ? 'driver' : 'codec']).toBe(0);
+    });
+
+    it(`does so with the ${mode} when every workflow task replays the whole history`, async () => {
+      const before = await downloads(service);
+      const histories = await historiesOf(temporal, await run(mode, { env: { MAX_CACHED_WORKFLOWS: '0' } }));
+      expect(histories.largestPayload).toBeLessThan(thresholdBytes);
+      // the argument and the signal, which came from the client: the rest is in the worker's memory
+      expect((await downloads(service)) - before).toBe(2);
+    });
+  }
+
+  it('comes to the same result when the worker is killed in the middle', async () => {
+    let second: LoggedProcess | undefined;
+    const workflowId = await run('codec', {
+      during: async (first, env) => {
+        await saysSoon(first, /(?:activity \d+ started\s*){8}/);
+        await first.kill();
+        second = await startWorker(env);
+        return second;
+      },
+    });
+    expect(second?.output()).toMatch(/activity 19 started/);
+    expect((await historiesOf(temporal, workflowId)).largestPayload).toBeLessThan(thresholdBytes);
+  });
+});
+
+/** Waits until a process has written something. Throws with its output, and the worker's, when it does not. */
+async function saysSoon(process: LoggedProcess, text: string | RegExp, worker?: LoggedProcess): Promise<void> {
+  const said = (): boolean =>
+    typeof text === 'string' ? process.output().includes(text) : text.test(process.output());
+  try {
+    await waitUntilReady(process, `${text}`, async () => said());
+  } catch (cause) {
+    if (!said()) throw new Error(`not said: ${text}\n${process.output()}\nworker:\n${worker?.output()}`, { cause });
+  }
+}
+
+/** How many blobs the service has sent. */
+async function downloads(service: RunningService): Promise<number> {
+  const metrics = await (await fetch(`${service.url}/metrics`)).text();
+  const count = /^lps_http_requests_total\{route="\/v3\/blobs",method="GET",status="200"\} (\d+)$/m.exec(metrics)?.[1];
+  return Number(count ?? 0);
+}
+
+interface Histories {
+  readonly runs: number;
+  /** Bytes. */
+  readonly largestPayload: number;
+  readonly claims: Record<Mode, number>;
+}
+
+/** What the server keeps of a workflow, over all its runs, as the API gives it: no codec in between. */
+async function historiesOf(temporal: TemporalServer, workflowId: string): Promise<Histories> {
+  const connection = await Connection.connect({ address: temporal.address });
+  const { workflowService } = connection;
+  const { namespace } = temporal;
+  let [runs, largestPayload] = [0, 0];
+  const claims = { codec: 0, driver: 0 };
+  let runId: string | null | undefined = await firstRunOf(connection, namespace, workflowId);
+  while (runId) {
+    runs += 1;
+    let nextPageToken: Uint8Array | null | undefined;
+    let nextRunId: string | null | undefined;
+    do {
+      const request = { namespace, execution: { workflowId, runId }, ...(nextPageToken ? { nextPageToken } : {}) };
+      const page = await workflowService.getWorkflowExecutionHistory(request);
+      for (const event of page.history?.events ?? []) {
+        nextRunId ??= event.workflowExecutionContinuedAsNewEventAttributes?.newExecutionRunId;
+        for (const payload of payloadsIn(event)) {
+          largestPayload = Math.max(largestPayload, serializedPayloadSize(payload));
+          if (payload.metadata['temporal.io/remote-codec']) claims.codec += 1;
+          const messageType = Buffer.from(payload.metadata.messageType ?? []).toString();
+          if (messageType === 'temporal.api.sdk.v1.ExternalStorageReference') claims.driver += 1;
+        }
+      }
+      nextPageToken = page.nextPageToken;
+    } while (nextPageToken && nextPageToken.length > 0);
+    runId = nextRunId;
+  }
+  await connection.close();
+  return { runs, largestPayload, claims };
+}
+
+async function firstRunOf(connection: Connection, namespace: string, workflowId: string): Promise<string> {
+  const { workflowExecutionInfo } = await connection.workflowService.describeWorkflowExecution({
+    namespace,
+    execution: { workflowId },
+  });
+  const runId = workflowExecutionInfo?.firstRunId;
+  if (!runId) throw new Error('the server names no first run');
+  return runId;
+}
+
+interface FoundPayload {
+  readonly metadata: Record<string, Uint8Array>;
+  readonly data: Uint8Array;
+}
+
+/** Every payload anywhere in an event. */
+function* payloadsIn(value: unknown): Generator<FoundPayload> {
+  if (typeof value !== 'object' || value === null || ArrayBuffer.isView(value)) return;
+  if ('metadata' in value && 'data' in value && value.data instanceof Uint8Array) yield value as FoundPayload;
+  for (const inner of Object.values(value)) yield* payloadsIn(inner);
+}
