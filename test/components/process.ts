@@ -24,12 +24,15 @@ export interface LoggedProcess {
 export interface SpawnOptions {
   env?: Record<string, string>;
   cwd?: string;
+  /** In a session and process group of its own, whose id is the pid. */
+  detached?: boolean;
 }
 
 /** Spawns a process that ends with this one, however this one ends. Throws when it cannot be started at all. */
 export async function spawnLogged(command: string, args: string[], options: SpawnOptions = {}): Promise<LoggedProcess> {
   const env = { ...process.env, ...options.env };
-  const child = spawn(command, args, { env, stdio: ['ignore', 'pipe', 'pipe'], ...cwdOf(options) });
+  const { detached = false } = options;
+  const child = spawn(command, args, { env, detached, stdio: ['ignore', 'pipe', 'pipe'], ...cwdOf(options) });
   let tail = '';
   for (const stream of [child.stdout, child.stderr]) {
     stream.setEncoding('utf8').on('data', (text: string) => {

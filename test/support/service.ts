@@ -1,29 +1,103 @@
+/** `lps serve` as operators run it: a process of its own, with a real database and a real store. */
+import { execFile } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
-import { spawnLogged, tempDir, waitUntilReady } from '@large-payload/test-components';
+import { spawnLogged, tempDir, type Versitygw, waitUntilReady } from '@large-payload/test-components';
+import { killPostgres } from './postgres.ts';
+import { until } from './until.ts';
+
+export interface ServiceOptions {
+  /** Default `file`. A gateway stands for its bucket. */
+  readonly store?: 'file' | 'memory' | Versitygw;
+  /** Default: a new one, removed with this process. */
+  readonly dataDir?: string;
+  readonly env?: Readonly<Record<string, string>>;
+  /** After the others, so that they win. */
+  readonly args?: readonly string[];
+}
 
 export interface RunningService {
   /** `http://127.0.0.1:PORT` */
   readonly url: string;
+  readonly port: number;
   readonly pid: number;
-  /** The last lines of its log. */
+  readonly dataDir: string;
+  /** How it ended, once it has: `exit code 0`, `signal SIGKILL`. */
+  readonly ended: string | undefined;
+  /** The last 16 kB of what it said. */
   output(): string;
+  /** Resolves once it has said so. */
+  says(text: string): Promise<void>;
+  /** SIGTERM; resolves when it is gone, which takes a SIGKILL after ten seconds. */
   stop(): Promise<void>;
-  kill(): Promise<void>;
+  /** Sends a signal, SIGKILL unless told; resolves with how it ended, once it has. */
+  kill(signal?: NodeJS.Signals): Promise<string>;
+  /** SIGKILL to its process group and to the embedded PostgreSQL, which has a session of its own. */
+  killGroup(): Promise<void>;
 }
 
 const lps = fileURLToPath(new URL('../../packages/server/bin/lps.js', import.meta.url));
 
-/** `lps serve` on a free port, with its files in a directory that is removed with this process. */
-export async function startService(args: readonly string[] = []): Promise<RunningService> {
-  const dataDir = tempDir('service');
-  const given = ['serve', '--port', '0', '--data-dir', dataDir, '--log-format', 'json', ...args];
-  const server = await spawnLogged(process.execPath, [lps, ...given]);
-  let url: string | undefined;
+/** Starts it on a free port and waits until it listens. Throws with its output when it does not. */
+export async function startService(options: ServiceOptions = {}): Promise<RunningService> {
+  const dataDir = options.dataDir ?? tempDir('service');
+  const { args, env } = commandFor({ ...options, dataDir });
+  const server = await spawnLogged(process.execPath, args, { env, detached: true });
+  let port = 0;
   await waitUntilReady(server, 'lps serve', async () => {
-    url = /"msg":"listening on (http:[^"]+)"/.exec(server.output())?.[1];
-    return url !== undefined;
+    port = Number(/"msg":"listening on http:\/\/127\.0\.0\.1:(\d+)"/.exec(server.output())?.[1] ?? 0);
+    return port > 0;
   });
-  if (url === undefined) throw new Error('lps serve is ready but said no address');
-  const { pid } = server;
-  return { url, pid, output: () => server.output(), stop: () => server.stop(), kill: () => server.kill() };
+  const ended = (): Promise<string> => until('the end of lps serve', async () => server.ended, 60_000);
+  return {
+    url: `http://127.0.0.1:${port}`,
+    port,
+    pid: server.pid,
+    dataDir,
+    get ended() {
+      return server.ended;
+    },
+    output: () => server.output(),
+    async says(text) {
+      await until(`"${text}" in the log`, async () => server.output().includes(text) || undefined);
+    },
+    stop: () => server.stop(),
+    kill(signal = 'SIGKILL') {
+      if (server.ended === undefined) process.kill(server.pid, signal);
+      return ended();
+    },
+    async killGroup() {
+      process.kill(-server.pid, 'SIGKILL');
+      await killPostgres(dataDir);
+      await ended();
+    },
+  };
+}
+
+/** How a start ended that must not succeed. */
+export interface RefusedStart {
+  readonly exitCode: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** Starts a service that refuses; ended by force when it does not within half a minute. */
+export function refusedStart(options: ServiceOptions & { readonly dataDir: string }): Promise<RefusedStart> {
+  const { args, env } = commandFor(options);
+  return new Promise((resolve) => {
+    const spawned = { env: { ...process.env, ...env }, timeout: 30_000 };
+    const child = execFile(process.execPath, args, spawned, (_error, stdout, stderr) => {
+      resolve({ exitCode: child.exitCode, stdout, stderr });
+    });
+  });
+}
+
+function commandFor(options: ServiceOptions & { dataDir: string }): { args: string[]; env: Record<string, string> } {
+  const { store = 'file', dataDir } = options;
+  const common = [lps, 'serve', '--port', '0', '--data-dir', dataDir, '--log-format', 'json'];
+  const given = [...(options.args ?? [])];
+  if (typeof store === 'string') return { args: [...common, '--store', store, ...given], env: { ...options.env } };
+  const { bucket, endpoint, region, accessKeyId, secretAccessKey } = store;
+  const s3 = ['--store', 's3', '--s3-bucket', bucket, '--s3-endpoint', endpoint, '--s3-region', region];
+  const keys = { AWS_ACCESS_KEY_ID: accessKeyId, AWS_SECRET_ACCESS_KEY: secretAccessKey };
+  return { args: [...common, ...s3, ...given], env: { ...keys, ...options.env } };
 }

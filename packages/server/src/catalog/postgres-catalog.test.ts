@@ -1,6 +1,6 @@
 import { type BlobKey, isLpsError } from '@large-payload/core';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { logicalKey } from './blob-record.js';
+import { keyColumns, logicalKey } from './blob-record.js';
 import type { BlobRow, BlobState, Catalog, Lease } from './catalog.js';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from './embedded-postgres.js';
 import { type CatalogFixture, newKey, openFixture } from './postgres-catalog-fixture.js';
@@ -379,6 +379,25 @@ describe('at once', () => {
     const commits = await Promise.all(leases.map((held) => catalog.commit(held, 10)));
     expect(commits.filter((commit) => commit?.outcome === 'created')).toHaveLength(1);
     expect(await fixture.read(key)).toMatchObject({ state: 'live', leases: 0 });
+  });
+
+  it('a commit whose row vanished, and is made anew by another commit meanwhile, is not the first', async () => {
+    const key = newKey();
+    const held = await lease(key);
+    await fixture.force(key, 'absent');
+    const client = await fixture.sql.connect();
+    await client.query('BEGIN');
+    await client.query(
+      `INSERT INTO ${fixture.schema}.blob (namespace, prefix, digest, metadata_digest, size, state, generation, physical_suffix)
+       VALUES ($1, $2, $3, $4, 10, 'live', 1, '')`,
+      keyColumns(key),
+    );
+    const commit = catalog.commit(held, 10);
+    await untilWaiting();
+    await client.query('COMMIT');
+    client.release();
+    expect(await commit).toMatchObject({ outcome: 'exists', row: { state: 'live', generation: 1 } });
+    expect((await fixture.read(key))?.leases).toBe(0);
   });
 
   it('begins of a deleted key start one new generation', async () => {

@@ -1,0 +1,222 @@
+/**
+ * `kill -9` under load: of the service alone, and of everything at once. What was acknowledged is there afterwards, byte
+ * for byte, and the next start needs no help.
+ */
+import { randomInt } from 'node:crypto';
+import { readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { startVersitygw, tempDir } from '@large-payload/test-components';
+import { afterAll, describe, expect, it } from 'vitest';
+import { startEmbeddedPostgres } from '../packages/server/src/catalog/embedded-postgres.ts';
+import { again, newBlob, newSeededBlob, notFound, put, read, rightRead, type SeededBlob, sized, stalledPut } from './support/blobs.ts';
+import { processesIn } from './support/postgres.ts';
+import { isLong, scaled } from './support/scale.ts';
+import { type RunningService, refusedStart, startService } from './support/service.ts';
+
+const cycles = scaled({ usual: 15, long: 50 });
+const clients = 8;
+const maxLoadMs = 10_000;
+const sampleSize = 40;
+
+const running = new Set<RunningService>();
+afterAll(async () => {
+  for (const service of running) await service.stop();
+});
+
+async function start(options: Parameters<typeof startService>[0]): Promise<RunningService> {
+  const service = await startService(options);
+  running.add(service);
+  return service;
+}
+
+/** What the clients were told, and what went against it. */
+class Ledger {
+  readonly acknowledged: SeededBlob[] = [];
+  /** Sent whole, never answered: present or absent, nothing in between. */
+  readonly unanswered: SeededBlob[] = [];
+  readonly aborted: SeededBlob[] = [];
+  readonly violations: string[] = [];
+  operations = 0;
+
+  any(): SeededBlob | undefined {
+    return this.acknowledged[randomInt(Math.max(1, this.acknowledged.length))];
+  }
+
+  note(what: string, blob: SeededBlob, seen: unknown): void {
+    this.violations.push(`${what}: ${blob.size} bytes, ${JSON.stringify(seen)}`);
+  }
+}
+
+/** From 1 kB to 3 MB, small ones more often. */
+function anySize(): number {
+  return Math.floor(1000 * 3000 ** (randomInt(1000) / 1000));
+}
+
+async function putNew(port: number, ledger: Ledger): Promise<void> {
+  const { seeded, blob } = newSeededBlob(anySize());
+  const answer = await put(port, blob).catch(() => undefined);
+  if (answer === undefined) ledger.unanswered.push(seeded);
+  else if (answer.status === 201) ledger.acknowledged.push(seeded);
+  else if (answer.status !== 503) ledger.note('a new blob', seeded, answer.text);
+}
+
+async function putAgain(port: number, ledger: Ledger): Promise<void> {
+  const seeded = ledger.any();
+  if (seeded === undefined) return;
+  const answer = await put(port, again(seeded)).catch(() => undefined);
+  if (answer !== undefined && ![200, 503].includes(answer.status)) ledger.note('a present blob', seeded, answer.text);
+}
+
+async function getOne(port: number, ledger: Ledger): Promise<void> {
+  const seeded = ledger.any();
+  if (seeded === undefined) return;
+  const got = await read(port, seeded);
+  if (!got.isRight && got.status !== 'broken' && got.status !== 503) ledger.note('a read', seeded, got);
+}
+
+async function abortOne(port: number, ledger: Ledger): Promise<void> {
+  const { seeded, blob } = newSeededBlob(anySize());
+  ledger.aborted.push(seeded);
+  const connection = await stalledPut(port, blob, randomInt(seeded.size)).catch(() => undefined);
+  connection?.destroy();
+}
+
+async function client(port: number, ledger: Ledger, isOver: () => boolean): Promise<void> {
+  const operations = [putNew, putNew, putNew, putAgain, getOne, getOne, abortOne];
+  while (!isOver()) {
+    await operations[randomInt(operations.length)]?.(port, ledger);
+    ledger.operations += 1;
+  }
+}
+
+/** Load until so many more blobs are acknowledged; then `end`, in the midst of it. */
+async function loadUntil(service: RunningService, ledger: Ledger, blobs: number, end: () => Promise<unknown>): Promise<void> {
+  let isOver = false;
+  const deadline = performance.now() + maxLoadMs;
+  const target = ledger.acknowledged.length + blobs;
+  let reached: () => void = () => undefined;
+  const midst = new Promise<void>((resolve) => {
+    reached = resolve;
+  });
+  const isMidst = (): boolean => ledger.acknowledged.length >= target || performance.now() > deadline;
+  const load = Array.from({ length: clients }, () =>
+    client(service.port, ledger, () => {
+      if (isMidst()) reached();
+      return isOver;
+    }),
+  );
+  await midst;
+  await end();
+  isOver = true;
+  await Promise.all(load);
+}
+
+async function expectAllThere(port: number, blobs: readonly SeededBlob[], ledger: Ledger): Promise<void> {
+  const left = [...blobs];
+  const work = async (): Promise<void> => {
+    for (let blob = left.pop(); blob !== undefined; blob = left.pop()) {
+      const got = await read(port, blob);
+      if (!got.isRight) ledger.note('lost', blob, got);
+    }
+  };
+  await Promise.all(Array.from({ length: clients }, work));
+}
+
+/** What was sent and not answered can be sent again. */
+async function expectWhole(port: number, blobs: readonly SeededBlob[], ledger: Ledger): Promise<void> {
+  for (const blob of blobs) {
+    const answer = await put(port, again(blob));
+    if (![200, 201].includes(answer.status)) ledger.note('sent again', blob, answer.text);
+    const got = await read(port, blob);
+    if (!got.isRight) ledger.note('after it was sent again', blob, got);
+  }
+}
+
+function sampleOf<T>(all: readonly T[], count: number): T[] {
+  return Array.from({ length: Math.min(count, all.length) }, () => all[randomInt(all.length)] as T);
+}
+
+function temporaryFiles(dataDir: string): string[] {
+  return readdirSync(join(dataDir, 'store', 'tmp'));
+}
+
+describe('kill -9 under load', () => {
+  it(`loses nothing that it acknowledged, ${cycles} times over`, async () => {
+    const dataDir = tempDir('kill');
+    const ledger = new Ledger();
+    let service = await start({ dataDir });
+    for (let cycle = 1; cycle <= cycles; cycle += 1) {
+      const before = ledger.acknowledged.length;
+      const unansweredBefore = ledger.unanswered.length;
+      const kill = cycle % 2 === 0 ? () => service.killGroup() : () => service.kill();
+      await loadUntil(service, ledger, 1 + randomInt(40), kill);
+      running.delete(service);
+      service = await start({ dataDir });
+      await expectAllThere(service.port, ledger.acknowledged.slice(before), ledger);
+      await expectAllThere(service.port, sampleOf(ledger.acknowledged.slice(0, before), sampleSize), ledger);
+      await expectWhole(service.port, ledger.unanswered.slice(unansweredBefore).slice(-clients), ledger);
+      expect(ledger.violations, `after cycle ${cycle}`).toEqual([]);
+    }
+    await expectAllThere(service.port, ledger.acknowledged, ledger);
+    for (const blob of sampleOf(ledger.aborted, sampleSize)) expect(await read(service.port, blob)).toEqual(notFound);
+    expect(ledger.violations).toEqual([]);
+    expect(ledger.acknowledged.length).toBeGreaterThan(cycles);
+    expect(temporaryFiles(dataDir)).toEqual([]);
+    expect(await service.kill('SIGTERM')).toBe('exit code 0');
+    running.delete(service);
+    expect(temporaryFiles(dataDir)).toEqual([]);
+    expect(processesIn(dataDir)).toEqual([]);
+    console.log(`kill -9: ${cycles} cycles, ${ledger.operations} operations, ${ledger.acknowledged.length} blobs acknowledged, 0 lost`);
+  }, isLong ? 900_000 : 240_000);
+});
+
+describe('one owner', () => {
+  const external = startEmbeddedPostgres({ throwAway: true });
+  afterAll(async () => (await external).stop());
+
+  async function expectRefused(first: RunningService, second: Parameters<typeof refusedStart>[0], reason: RegExp): Promise<void> {
+    const before = newBlob(5000);
+    expect((await put(first.port, before)).status).toBe(201);
+    const { exitCode, stderr } = await refusedStart(second);
+    expect(exitCode).toBeGreaterThan(0);
+    expect(stderr).toMatch(reason);
+    expect(stderr.trim().split('\n')).toHaveLength(1);
+    expect(await read(first.port, sized(before))).toEqual(rightRead);
+    expect((await put(first.port, newBlob(5000))).status).toBe(201);
+  }
+
+  it('keeps a second service off a data directory', async () => {
+    const dataDir = tempDir('owner');
+    const first = await start({ dataDir });
+    const reason = new RegExp(`^lps: The data directory .* is in use by another process \\(pid ${first.pid} on `);
+    await expectRefused(first, { dataDir }, reason);
+    await first.stop();
+  });
+
+  it('keeps it off also when the catalog is on a server of its own', async () => {
+    const dataDir = tempDir('owner');
+    const { url } = await external;
+    const env = { LPS_DATABASE_URL: url };
+    const first = await start({ dataDir, env });
+    await expectRefused(first, { dataDir, env }, /^lps: The data directory .* is in use by another process/);
+    // a dead owner keeps nobody out
+    await first.kill();
+    const next = await start({ dataDir, env });
+    await next.stop();
+  });
+
+  it('keeps a second catalog off a bucket, and off a directory of files', async () => {
+    const dataDir = tempDir('owner');
+    await (await start({ dataDir })).stop();
+    const refused = await refusedStart({ dataDir, env: { LPS_DATABASE_URL: (await external).url, LPS_DATABASE_SCHEMA: 'other' } });
+    expect(refused.stderr).toMatch(/^lps: this file store belongs to another catalog/);
+    expect(refused.exitCode).toBeGreaterThan(0);
+
+    const s3 = await startVersitygw();
+    if (s3 === undefined) return;
+    const first = await start({ store: s3 });
+    await expectRefused(first, { store: s3, dataDir: tempDir('other') }, /^lps: this s3 store belongs to another catalog/);
+    await first.stop();
+    await s3.stop();
+  });
+});
