@@ -43,10 +43,7 @@ const stopGraceMs = 1000;
  * Pauses have full jitter (any part of a ceiling that doubles), so that many clients do not come back in step; an
  * error's `details.retryAfterMs` is waited out first, and when that is beyond the deadline there is no point in waiting.
  */
-export async function withRetries<T>(
-  attempt: (signal: AbortSignal) => Promise<T>,
-  options: RetryOptions,
-): Promise<T> {
+export async function withRetries<T>(attempt: (signal: AbortSignal) => Promise<T>, options: RetryOptions): Promise<T> {
   const { clock, controller, deadlineMs, storeName, operation } = options;
   const { signal } = controller;
   const started = clock.monotonicMs();

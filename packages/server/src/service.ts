@@ -19,7 +19,6 @@ import { catalogued } from './catalogued.js';
 import type { Config } from './config/settings.js';
 import { createApp } from './http/app.js';
 import { inSpan } from './http/trace.js';
-import { createLogger } from './logging.js';
 import { createMetrics, type Metrics } from './metrics.js';
 import { type OpenedStore, openStore } from './open-store.js';
 
@@ -39,7 +38,7 @@ const claimRetryMs = 2000;
 export const version: string = (createRequire(import.meta.url)('../package.json') as { version: string }).version;
 
 /** Starts everything; what fails on the way is undone. Throws LpsError. */
-export async function startService(config: Config, logger: Logger = createLogger(config)): Promise<Service> {
+export async function startService(config: Config, logger: Logger): Promise<Service> {
   const closing: (() => Promise<unknown>)[] = [];
   const closeAll = async (): Promise<void> => {
     for (const close of closing.splice(0).reverse()) await close().catch((error) => logger.error({ err: error }, 'closing failed'));
@@ -257,7 +256,8 @@ async function removeTemporaryFiles(store: OpenedStore, olderThanMs: number, log
 
 async function listen(server: ReturnType<typeof createApp>['server'], config: Config): Promise<void> {
   try {
-    await server.listen({ port: config.port, host: config.host });
+    // fastify logs this line for each address
+    await server.listen({ port: config.port, host: config.host, listenTextResolver: (url) => `listening on ${url}` });
   } catch (cause) {
     const { code } = cause as NodeJS.ErrnoException;
     const reasons: Record<string, string> = {

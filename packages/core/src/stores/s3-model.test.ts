@@ -78,6 +78,8 @@ async function serveObject({ objects, nameOf }: S3Model, request: IncomingMessag
     if (headers['if-none-match'] === '*' && object !== undefined) return refuse(response, 412, 'PreconditionFailed');
     const bytes = Buffer.from(await readAll(request, 2 ** 30).catch(() => Buffer.alloc(0)));
     if (base64Of(digestOf(bytes)) !== headers['x-amz-checksum-sha256']) return refuse(response, 400, 'BadDigest');
+    // another may have come while these bytes did
+    if (headers['if-none-match'] === '*' && objects.has(name)) return refuse(response, 412, 'PreconditionFailed');
     objects.set(name, bytes);
     return answer(response, 200, '');
   }

@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { type BlobKey, digestOf, metadataDigest } from '@large-payload/core';
 import pg from 'pg';
 import { keyColumns, logicalKey, physicalKeyOf } from './blob-record.js';
-import type { BlobState, Catalog } from './catalog.js';
+import type { BlobRow, BlobState, Catalog, Lease } from './catalog.js';
 import { type CatalogEvent, type CatalogOptions, openCatalog } from './postgres-catalog.js';
 
 /** A row as it stands in the table. */
@@ -29,6 +29,8 @@ export interface CatalogFixture {
   /** Moves the last touch back. */
   age(key: BlobKey, byMs: number): Promise<void>;
   expireLeases(): Promise<void>;
+  /** Until a statement of a catalog waits for a lock. */
+  untilWaiting(): Promise<void>;
   removeLeases(): Promise<void>;
   close(): Promise<void>;
 }
@@ -56,6 +58,20 @@ export class EventLog {
 export function newKey(namespace = 'orders', prefix?: string): BlobKey {
   const digest = digestOf(randomBytes(16));
   return { namespace, ...(prefix === undefined ? {} : { prefix }), digest, metadataDigest: metadataDigest(null) };
+}
+
+/** A lease on a key that is not present. */
+export async function beginUpload(catalog: Catalog, key: BlobKey): Promise<Lease> {
+  const beginning = await catalog.begin(key, 10);
+  if (beginning.kind !== 'upload') throw new Error('the blob is present');
+  return beginning.lease;
+}
+
+/** An upload from its begin to its commit. */
+export async function makeLive(catalog: Catalog, key: BlobKey): Promise<BlobRow> {
+  const commit = await catalog.commit(await beginUpload(catalog, key), 10);
+  if (commit === undefined) throw new Error('refused');
+  return commit.row;
 }
 
 export function openFixture(url: string): CatalogFixture {
@@ -114,6 +130,10 @@ export function openFixture(url: string): CatalogFixture {
     },
     async expireLeases() {
       await sql.query(`UPDATE ${schema}.lease SET expires_at = now() - interval '1 second'`);
+    },
+    async untilWaiting() {
+      const waiting = `SELECT FROM pg_stat_activity WHERE application_name = 'lps catalog' AND wait_event_type = 'Lock'`;
+      while ((await sql.query(waiting)).rows.length === 0);
     },
     async removeLeases() {
       await sql.query(`DELETE FROM ${schema}.lease`);

@@ -2,11 +2,10 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { BlobKey } from '@large-payload/core';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import type { BlobRow, Catalog } from './catalog.js';
+import type { BlobRow } from './catalog.js';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from './embedded-postgres.js';
-import { type CatalogFixture, newKey, openFixture } from './postgres-catalog-fixture.js';
+import { type CatalogFixture, makeLive, newKey, openFixture } from './postgres-catalog-fixture.js';
 
 let dataDir: string;
 let postgres: EmbeddedPostgres;
@@ -24,13 +23,6 @@ beforeEach(() => {
   fixture = openFixture(postgres.url);
 });
 afterEach(() => fixture.close());
-
-async function makeLive(catalog: Catalog, key: BlobKey): Promise<BlobRow> {
-  const beginning = await catalog.begin(key, 10);
-  const commit = beginning.kind === 'upload' ? await catalog.commit(beginning.lease, 10) : undefined;
-  if (commit === undefined) throw new Error('not created');
-  return commit.row;
-}
 
 /** Changes a row behind the back of every cache. */
 async function damageSilently(row: BlobRow): Promise<void> {

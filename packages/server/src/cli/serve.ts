@@ -48,7 +48,6 @@ async function serve(config: Config): Promise<void> {
   // loaded only here: the other commands have no use for the parts of the service
   const { startService } = await import('../service.js');
   const service = await startService(config, log);
-  log.info(`listening on ${service.url}`);
   await stop;
   await service.close();
   log.info('stopped');

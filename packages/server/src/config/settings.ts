@@ -228,9 +228,9 @@ export const settings = {
   },
   maxUploads: {
     flag: 'max-uploads',
-    kind: count(1, 100_000, 64),
+    kind: count(1, 100_000, 256),
     group: 'Limits',
-    default: '64',
+    default: '256',
     help: 'Uploads at the same time; further ones are answered 503 and come again.',
   },
   idleTimeoutMs: {
@@ -253,7 +253,7 @@ export const settings = {
     kind: bytes(0, TiB, '64MiB'),
     group: 'Cache',
     defaultHelp: '64MiB for s3, gcs and azure, none for file and memory',
-    help: 'Memory for blobs that were read or written lately.',
+    help: 'Memory for blobs that were read lately.',
   },
   cacheDiskBytes: {
     flag: 'cache-disk-bytes',

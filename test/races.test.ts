@@ -1,0 +1,94 @@
+/** Many clients, one new blob, at the same moment; one of them stalls half-way and holds up nobody. */
+import http from 'node:http';
+import { readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { startVersitygw, tempDir } from '@large-payload/test-components';
+import { afterAll, describe, expect, it } from 'vitest';
+import { metric, newBlob, put, read, rightRead, sized, stalledPut, type V2Blob } from './support/blobs.ts';
+import { queryCatalog } from './support/postgres.ts';
+import { type RunningService, type ServiceOptions, startService } from './support/service.ts';
+import { until } from './support/until.ts';
+
+const clients = 64;
+const size = 300_000;
+
+/** Files of a blob below a directory: objects, not what is being written. */
+function objectsOf(dir: string, blob: V2Blob): string[] {
+  const hex = blob.digest.slice('sha256:'.length);
+  const entries = readdirSync(dir, { recursive: true, withFileTypes: true });
+  return entries.filter((entry) => entry.isFile()).map((entry) => join(entry.parentPath, entry.name)).filter((path) => path.includes(hex));
+}
+
+interface Place {
+  readonly name: string;
+  readonly options: ServiceOptions;
+  readonly objectDir: string;
+  readonly temporaryDir?: string;
+}
+
+const s3 = await startVersitygw();
+const dataDir = tempDir('races');
+const places: Place[] = [
+  { name: 'file', options: { dataDir }, objectDir: join(dataDir, 'store'), temporaryDir: join(dataDir, 'store', 'tmp') },
+  ...(s3 === undefined ? [] : [{ name: 's3', options: { store: s3 }, objectDir: join(s3.dir, s3.bucket) }]),
+];
+afterAll(() => s3?.stop());
+
+describe.each(places)('64 clients with one new blob, on $name', ({ options, objectDir, temporaryDir }) => {
+  let service: RunningService;
+  afterAll(() => service?.stop());
+
+  async function uploadsInFlight(count: number): Promise<void> {
+    const inFlight = async (): Promise<true | undefined> => ((await metric(service.port, 'lps_uploads_in_flight')) === count ? true : undefined);
+    await until(`${count} uploads in flight`, inFlight);
+  }
+
+  async function expectOne(blob: V2Blob): Promise<void> {
+    expect(objectsOf(objectDir, blob)).toHaveLength(1);
+    const hex = blob.digest.slice('sha256:'.length);
+    const rows = await queryCatalog(service.dataDir, `select state, size from lps.blob where digest = decode($1, 'hex')`, [hex]);
+    expect(rows).toEqual([{ state: 'live', size: String(size) }]);
+    expect(await read(service.port, sized(blob))).toEqual(rightRead);
+  }
+
+  async function expectNothingLeft(): Promise<void> {
+    await uploadsInFlight(0);
+    expect(await queryCatalog(service.dataDir, 'select * from lps.lease')).toEqual([]);
+    if (temporaryDir !== undefined) expect(readdirSync(temporaryDir)).toEqual([]);
+  }
+
+  /** All but the stalled one; resolves when each of them is answered, while that one is not. */
+  async function race(blob: V2Blob) {
+    service ??= await startService({ ...options, args: ['--max-uploads', '128'] });
+    const stalled = await stalledPut(service.port, blob, size / 2);
+    await uploadsInFlight(1);
+    const agent = new http.Agent({ maxSockets: clients });
+    const answers = await Promise.all(Array.from({ length: clients - 1 }, () => put(service.port, blob, { agent })));
+    agent.destroy();
+    expect(answers.filter(({ status }) => status !== 200 && status !== 201).map(({ status, text }) => `${status} ${text}`)).toEqual([]);
+    expect(new Set(answers.map(({ text }) => text))).toEqual(new Set([JSON.stringify({ Key: blob.key })]));
+    expect(answers.filter(({ status }) => status === 201).length).toBeLessThanOrEqual(1);
+    expect({ received: stalled.received, closed: stalled.closed }).toEqual({ received: '', closed: false });
+    await uploadsInFlight(1);
+    await expectOne(blob);
+    return stalled;
+  }
+
+  it('stores it once and waits for nobody; the stalled one finishes', async () => {
+    const blob = newBlob(size);
+    const stalled = await race(blob);
+    await stalled.write(blob.bytes.subarray(size / 2));
+    expect(await stalled.until(/"Key"/)).toMatch(/^HTTP\/1\.1 20[01] /);
+    stalled.destroy();
+    await expectOne(blob);
+    await expectNothingLeft();
+  });
+
+  it('stores it once and waits for nobody; the stalled one goes away', async () => {
+    const blob = newBlob(size);
+    const stalled = await race(blob);
+    stalled.destroy();
+    await expectNothingLeft();
+    await expectOne(blob);
+  });
+});
