@@ -191,6 +191,17 @@ describe('wrong bytes', () => {
     });
   }
 
+  it('take no memory for a size that is only claimed', async () => {
+    const probe = new Probe();
+    const claim = await probe.check().deposit(payloadOf());
+    const streaming: BlobStore = {
+      ...probe.store,
+      get: async (key) => ({ info: { key, size: claim.size }, body: Readable.from([Buffer.from('x')]) }),
+    };
+    const lie = { ...claim, size: 2 ** 50 };
+    await expect(new ClaimCheck({ store: streaming }).redeem(lie)).rejects.toMatchObject({ code: 'BLOB_DAMAGED' });
+  });
+
   it('a claim that lies about its size spoils nobody else’s download', async () => {
     const probe = new Probe();
     const payload = payloadOf();
@@ -250,9 +261,10 @@ describe('the memory', () => {
     const probe = new Probe();
     const check = probe.check();
     const payload = payloadOf();
-    const original = { metadata: payload.metadata, data: Uint8Array.from(payload.data ?? []) };
+    const original = structuredClone(payload);
     const claim = await check.deposit(payload);
     payload.data?.fill(0);
+    payload.metadata?.encoding?.fill(0);
     const first = await check.redeem(claim);
     expect(first).toEqual(original);
     first.data?.fill(0);
@@ -262,6 +274,17 @@ describe('the memory', () => {
     one?.data?.fill(0);
     expect(two).toEqual(original);
     expect(await probe.check().redeem(claim)).toEqual(original); // the store's own bytes
+  });
+
+  it('does not depend on a buffer that the store uses again', async () => {
+    const payload = payloadOf();
+    const claim = await new Probe().check().deposit(payload);
+    const body = Uint8Array.from(payload.data ?? []);
+    const store = { ...memoryStore(), get: async () => ({ info: { key: claim.key, size: claim.size }, body }) };
+    const check = new ClaimCheck({ store });
+    await check.redeem(claim);
+    body.fill(0);
+    expect(await check.redeem(claim)).toEqual(payload);
   });
 });
 
@@ -425,7 +448,8 @@ describe('many at once', () => {
       });
     };
     const payloads = [payloadOf(), payloadOf(), bad, payloadOf()];
-    await expect(probe.check().depositAll(payloads)).rejects.toMatchObject({ code: 'BLOB_TOO_LARGE' });
+    const check = probe.check({ deadlineMs: 3_600_000 }); // nothing but the failure may stop them
+    await expect(check.depositAll(payloads)).rejects.toMatchObject({ code: 'BLOB_TOO_LARGE' });
     expect(settled).toBe(3);
     expect(probe.busy).toBe(0);
   });
@@ -585,6 +609,17 @@ describe('abort', () => {
       await result;
     }
     expect(stuck.body.destroyed).toBe(true);
+  });
+
+  it('is honoured even where nothing would have to be sent or fetched', async () => {
+    const probe = new Probe();
+    probe.protectMs = 7 * dayMs;
+    const check = probe.check();
+    const payload = payloadOf();
+    const claim = await check.deposit(payload);
+    const signal = AbortSignal.abort();
+    await expect(check.deposit(payload, { signal })).rejects.toMatchObject({ code: 'ABORTED' });
+    await expect(check.redeem(claim, { signal })).rejects.toMatchObject({ code: 'ABORTED' });
   });
 
   it('leaves no listeners behind, and room for many', async () => {

@@ -269,6 +269,9 @@ describe('transport: request bodies', () => {
     const headers = { 'content-length': '100000' };
     await fails(http.request({ method: 'PUT', url, headers, body: source(99_999) }), 'SIZE_MISMATCH');
     await fails(http.request({ method: 'PUT', url, headers, body: source(100_001) }), 'SIZE_MISMATCH');
+    const endless = source();
+    await fails(http.request({ method: 'PUT', url, headers, body: endless }), 'SIZE_MISMATCH');
+    assert.ok(endless.taken < 1_000_000, 'at the first byte too many');
     assert.equal(ended, 0);
   });
 

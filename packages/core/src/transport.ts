@@ -68,7 +68,9 @@ export interface TransportResponse {
 export interface Transport {
   /**
    * One request, any status. Throws what the request's body failed with, ABORTED, TOO_SLOW (the request's body stalled),
-   * SIZE_MISMATCH (it is not `content-length` bytes), or `errorCode`, with `details.timedOut` when the peer was silent.
+   * SIZE_MISMATCH (it is not `content-length` bytes), or `errorCode`, with `details.timedOut` when the peer was silent and
+   * `details.reset` when it broke off. A peer that answers early and closes at once may be heard, or seen to break off:
+   * what it had sent is lost when a write fails first.
    * A kept connection that turns out to be closed is replaced once, unless a stream was being sent on it.
    */
   request(request: TransportRequest): Promise<TransportResponse>;
@@ -373,7 +375,11 @@ class Exchange {
     const staleConnection = reset && unanswered && this.#request.reusedSocket;
     const what = this.#connected ? 'broke off' : 'cannot be reached';
     return new LpsError(this.settings.errorCode, `${this.#peer()} ${what} (${code})`, {
-      details: { host: this.target.origin.host, ...(staleConnection ? { staleConnection } : {}) },
+      details: {
+        host: this.target.origin.host,
+        ...(reset ? { reset } : {}),
+        ...(staleConnection ? { staleConnection } : {}),
+      },
       cause: error,
     });
   }

@@ -113,7 +113,7 @@ function listOf(objects: Map<string, Buffer>, query: URLSearchParams): string {
   const after = query.get('continuation-token') ?? query.get('start-after') ?? '';
   const names = [...objects.keys()].filter((name) => name.startsWith(query.get('prefix') ?? '')).sort(byBytes);
   const rest = names.filter((name) => byBytes(name, after) > 0);
-  const page = rest.slice(0, Number(query.get('max-keys') ?? 7));
+  const page = rest.slice(0, Number(query.get('max-keys') ?? 100));
   const contents = page.map(
     (name) => `<Contents><Key>${encode(name)}</Key><Size>${objects.get(name)?.length}</Size></Contents>`,
   );
@@ -311,6 +311,17 @@ describe('s3 put', () => {
     await failure(store.put(other.key, Readable.from([other.bytes]), other.expect), 'TRY_AGAIN');
   });
 
+  it('is exists when the 412 was lost with its connection', async () => {
+    const { model, store } = await withModel();
+    const { key, bytes, expect } = sample(300_000);
+    model.objects.set(key, bytes);
+    model.faults.push(reset);
+    assert.equal((await store.put(key, Readable.from([bytes]), expect)).outcome, 'exists');
+    model.faults.push(reset);
+    const mine = sample(300_000);
+    await failure(store.put(mine.key, Readable.from([mine.bytes]), mine.expect), 'STORE_UNAVAILABLE');
+  });
+
   it('asks for new keys when the old ones have expired', async () => {
     let asked = 0;
     const provider = async () => ({
@@ -324,6 +335,20 @@ describe('s3 put', () => {
     assert.equal((await store.put(key, bytes, expect)).outcome, 'created');
     const used = model.seen.map(({ headers }) => /Credential=(\w+)/.exec(headers.authorization ?? '')?.[1]);
     assert.deepEqual(used, ['key1', 'key2']);
+  });
+
+  it('lets go of the body when there are no keys any more', async () => {
+    let down = false;
+    const provider = async () => {
+      if (down) throw new Error('the provider is down');
+      return { ...credentials, expiration: new Date(Date.now() + 1000) };
+    };
+    const { store } = await withModel({ credentials: provider });
+    down = true;
+    const { key, bytes, expect } = sample();
+    const body = Readable.from([bytes]);
+    await failure(store.put(key, body, expect), 'STORE_UNAVAILABLE');
+    assert.ok(body.destroyed);
   });
 });
 

@@ -133,10 +133,8 @@ class S3Store implements BlobStore {
       return { outcome: 'created' };
     } catch (error) {
       if (conditional && isLpsError(error) && error.details.status === 412) return { outcome: 'exists' };
-      // another put of this key was under way; now it may be done
-      if (conditional && isLpsError(error, 'TRY_AGAIN') && (await this.head(key, options)))
-        return { outcome: 'exists' };
       discard(body);
+      if (conditional && mayStandThere(error) && (await this.#standsThere(key, options))) return { outcome: 'exists' };
       throw error;
     }
   }
@@ -229,6 +227,15 @@ class S3Store implements BlobStore {
     }
   }
 
+  async #standsThere(key: string, options: CallOptions): Promise<boolean> {
+    try {
+      return (await this.head(key, options)) !== undefined;
+    } catch {
+      // the put's own error says more
+      return false;
+    }
+  }
+
   async #bucketExists(options: CallOptions): Promise<void> {
     try {
       await this.ready(options);
@@ -243,6 +250,14 @@ class S3Store implements BlobStore {
     if ((version !== undefined && version !== 'null') || headers['x-amz-delete-marker'] === 'true')
       this.#versioned = true;
   }
+}
+
+/**
+ * Whether a put may have failed because the object is there: another put of it was under way, or S3 said 412 and closed
+ * the connection while we were sending, so that the answer was lost.
+ */
+function mayStandThere(error: unknown): boolean {
+  return isLpsError(error, 'TRY_AGAIN') || (isLpsError(error, 'STORE_UNAVAILABLE') && error.details.reset === true);
 }
 
 /** What new objects are stored with. */

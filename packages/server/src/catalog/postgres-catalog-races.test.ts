@@ -107,6 +107,20 @@ describe('at once', () => {
     expect(await fixture.read(renewed)).toMatchObject({ state: 'uploading', leases: 1 });
   });
 
+  it('what was taken down or deleted between the sweep and its settling stays so, though the object is there', async () => {
+    for (const state of ['taken_down', 'deleting', 'damaged'] as const) {
+      await fixture.removeLeases();
+      const key = newKey();
+      await beginUpload(catalog, key);
+      await fixture.expireLeases();
+      await catalog.sweepLeases(async () => {
+        await fixture.force(key, state);
+        return true;
+      }, 10);
+      expect(await fixture.read(key)).toMatchObject({ state, leases: 0 });
+    }
+  });
+
   it('two sweepers share the work, and a row is never asked about twice', async () => {
     await fixture.removeLeases();
     const other = await fixture.open({ cacheEntries: 0 });

@@ -81,6 +81,18 @@ describe('begin and commit', () => {
     expect(await catalog.commit(next, 10)).toMatchObject({ outcome: 'created', row: { state: 'live' } });
   });
 
+  it('revives a quarantined blob, however recent its last touch', async () => {
+    const [begun, touched] = [newKey(), newKey()];
+    for (const key of [begun, touched]) {
+      await makeLive(catalog, key);
+      await fixture.force(key, 'quarantined');
+    }
+    expect(await catalog.begin(begun, 10)).toMatchObject({ kind: 'present', touched: true, row: { state: 'live' } });
+    const row = await catalog.lookup(touched);
+    expect(row?.touchDue).toBe(true);
+    expect(await catalog.touch(row === undefined ? [] : [row])).toMatchObject([{ state: 'live' }]);
+  });
+
   it('answers a commit made twice', async () => {
     const held = await beginUpload(catalog, newKey());
     expect((await catalog.commit(held, 10))?.outcome).toBe('created');

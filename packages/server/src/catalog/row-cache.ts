@@ -49,7 +49,7 @@ export class RowCache {
   }
 
   get(key: string): BlobRow | undefined {
-    const found = this.#open ? this.#rows.get(key) : undefined;
+    const found = this.#rows.get(key); // none while it is closed
     if (found === undefined) return undefined;
     this.#rows.delete(key);
     this.#rows.set(key, found);

@@ -78,7 +78,7 @@ describe('lps serve', () => {
     const { child, url, result } = await serve({ npm_lifecycle_event: 'start' });
     const upload = await stalledUpload(url);
     child.kill('SIGINT');
-    await delay(100);
+    await delay(20);
     child.kill('SIGINT');
     await delay(200);
     expect(child.exitCode).toBe(null);
