@@ -39,7 +39,11 @@ describe('claims of the Go codec', () => {
     const parsed = parseClaim({ metadata: bytesOf(claim.metadata), data: Buffer.from(claim.data) });
     const own = metadata && bytesOf(metadata);
     expect(parsed.metadata && { ...parsed.metadata }).toEqual(own);
-    expect(parsed).toMatchObject({ size: bytes.length, digest: digestOf(bytes), key: keyFor(namespace, digestOf(bytes), own) });
+    expect(parsed).toMatchObject({
+      size: bytes.length,
+      digest: digestOf(bytes),
+      key: keyFor(namespace, digestOf(bytes), own),
+    });
   });
 });
 
@@ -118,7 +122,9 @@ describe('parseClaim', () => {
   it('reads back what it wrote', () => {
     const metadata = fc.dictionary(fc.string({ unit: 'binary' }), fc.uint8Array()).map((record): Metadata | null => {
       const names = Object.keys(record).filter((name) => name !== 'remote-codec/key-prefix');
-      return names.length === 0 ? null : Object.fromEntries(names.map((name) => [name, record[name] ?? new Uint8Array()]));
+      return names.length === 0
+        ? null
+        : Object.fromEntries(names.map((name) => [name, record[name] ?? new Uint8Array()]));
     });
     fc.assert(
       fc.property(metadata, fc.nat(), (own, size) => {

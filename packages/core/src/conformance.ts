@@ -74,7 +74,10 @@ async function keysOf(store: BlobStore, prefix: string): Promise<string[]> {
 }
 
 async function refuses(put: Promise<unknown>, ...codes: string[]): Promise<void> {
-  await assert.rejects(put, (error: unknown) => codes.length === 0 || (isLpsError(error) && codes.includes(error.code)));
+  await assert.rejects(
+    put,
+    (error: unknown) => codes.length === 0 || (isLpsError(error) && codes.includes(error.code)),
+  );
 }
 
 const sizes = [0, 1, 65_535, 65_536, 65_537, 1_000_000, 9 * 1024 * 1024 + 3];
@@ -190,7 +193,13 @@ const tests: Record<string, Test> = {
   async 'serves ranges'(store) {
     const { key, bytes, expect } = sample(500_000);
     await store.put(key, bytes, expect);
-    for (const [start, end] of [[0, 0], [0, 499_999], [1, 65_536], [499_999, 499_999], [123_456, 400_000]] as const) {
+    for (const [start, end] of [
+      [0, 0],
+      [0, 499_999],
+      [1, 65_536],
+      [499_999, 499_999],
+      [123_456, 400_000],
+    ] as const) {
       const found = await store.get(key, { range: { start, end } });
       assert.ok(found);
       assert.equal(found.info.size, 500_000);
@@ -207,7 +216,9 @@ const tests: Record<string, Test> = {
     const keys = [...samples.map(({ key }) => key), absent];
     const found = store.stat
       ? await store.stat(keys)
-      : new Map((await Promise.all(keys.map((key) => store.head(key)))).flatMap((info) => (info ? [[info.key, info]] : [])));
+      : new Map(
+          (await Promise.all(keys.map((key) => store.head(key)))).flatMap((info) => (info ? [[info.key, info]] : [])),
+        );
     assert.deepEqual([...found.keys()].sort(), samples.map(({ key }) => key).sort());
     for (const { key, expect } of samples) assert.equal(found.get(key)?.size, expect.size);
   },
@@ -225,9 +236,17 @@ const tests: Record<string, Test> = {
 
   async 'lists what is there by prefix'(store) {
     const namespace = `list-${randomBytes(6).toString('hex')}`;
-    const samples = [sample(5, namespace), sample(6, namespace), sample(7, namespace, 'a/b'), sample(8, `${namespace}2`)];
+    const samples = [
+      sample(5, namespace),
+      sample(6, namespace),
+      sample(7, namespace, 'a/b'),
+      sample(8, `${namespace}2`),
+    ];
     for (const { key, bytes, expect } of samples) await store.put(key, bytes, expect);
-    const own = samples.slice(0, 3).map(({ key }) => key).sort();
+    const own = samples
+      .slice(0, 3)
+      .map(({ key }) => key)
+      .sort();
     assert.deepEqual(await keysOf(store, `/blobs/${namespace}/`), own);
     assert.deepEqual(await keysOf(store, `/blobs/${namespace}/custom/`), [samples[2]?.key]);
     assert.deepEqual(await keysOf(store, samples[0]?.key ?? ''), [samples[0]?.key]);
@@ -258,13 +277,28 @@ const tests: Record<string, Test> = {
   },
 
   async 'keeps names apart and returns them as they were'(store) {
-    const namespaces = ['a+b', 'a b', 'a%20b', 'a%2Fb', 'ünï-✓-日本', 'A', 'a', '...', '.a', 'a.', '~', 'x'.repeat(300), '*?"<>|:'];
+    const namespaces = [
+      'a+b',
+      'a b',
+      'a%20b',
+      'a%2Fb',
+      'ünï-✓-日本',
+      'A',
+      'a',
+      '...',
+      '.a',
+      'a.',
+      '~',
+      'x'.repeat(300),
+      '*?"<>|:',
+    ];
     const prefixes = ['/', '//', 'a', 'a/', '/a', 'a//b', 'A', 'common', '-_-/'];
     const samples = [
       ...namespaces.map((namespace) => sample(20, namespace)),
       ...prefixes.map((prefix) => sample(20, 'prefixes', prefix)),
     ];
-    for (const { key, bytes, expect } of samples) assert.equal((await store.put(key, bytes, expect)).outcome, 'created', key);
+    for (const { key, bytes, expect } of samples)
+      assert.equal((await store.put(key, bytes, expect)).outcome, 'created', key);
     for (const { key, bytes } of samples) assert.deepEqual(await bytesAt(store, key), bytes, key);
     if (!store.can.list) return;
     const listed = new Set(await keysOf(store, '/blobs/'));
@@ -282,7 +316,14 @@ const tests: Record<string, Test> = {
 
   async 'refuses names that are not of its kind'(store) {
     const digest = digestOf(Buffer.from('x'));
-    const bad = ['', '/', '../x', '/blobs/../../etc/passwd', `/blobs/../common/${digest}/${digest}`, `/blobs/a/common/${digest}`];
+    const bad = [
+      '',
+      '/',
+      '../x',
+      '/blobs/../../etc/passwd',
+      `/blobs/../common/${digest}/${digest}`,
+      `/blobs/a/common/${digest}`,
+    ];
     for (const key of [...bad, `/blobs/a/b/common/${digest}/${digest}`, `/blobs/a/common/${digest}/${digest}/..`]) {
       await refuses(store.get(key), 'INVALID_KEY');
       await refuses(store.head(key), 'INVALID_KEY');

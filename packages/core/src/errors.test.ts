@@ -10,11 +10,14 @@ describe('docs/errors.md', () => {
     expect(rows.map(([, code]) => code)).toEqual(errorCodes);
   });
 
-  it.each(rows.map(([, code, status, again]) => [code, Number(status), again === 'yes'] as const))('%s', (code, status, again) => {
-    if (!isErrorCode(code)) throw new Error(`${code} is not in the code`);
-    expect(statusOf(code)).toBe(status);
-    expect(isRetryable(code)).toBe(again);
-  });
+  it.each(rows.map(([, code, status, again]) => [code, Number(status), again === 'yes'] as const))(
+    '%s',
+    (code, status, again) => {
+      if (!isErrorCode(code)) throw new Error(`${code} is not in the code`);
+      expect(statusOf(code)).toBe(status);
+      expect(isRetryable(code)).toBe(again);
+    },
+  );
 });
 
 describe('LpsError', () => {
@@ -26,7 +29,8 @@ describe('LpsError', () => {
     expect(isLpsError(error, 'INTERNAL')).toBe(false);
     const ofAnotherCopy = Object.defineProperty(new Error('x'), Symbol.for('@large-payload/error'), { value: true });
     expect(isLpsError(ofAnotherCopy)).toBe(true);
-    for (const other of [new Error('x'), null, undefined, 'x', { code: 'INTERNAL' }]) expect(isLpsError(other)).toBe(false);
+    for (const other of [new Error('x'), null, undefined, 'x', { code: 'INTERNAL' }])
+      expect(isLpsError(other)).toBe(false);
   });
 
   it('knows codes from other words', () => {

@@ -2,7 +2,15 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { digestOf, parseDigest } from './digest.js';
 import { isLpsError } from './errors.js';
-import { formatKey, keyFor, newGeneration, parseKey, parseNamespace, parseObjectName, parsePrefix, v1ObjectName } from './key.js';
+import {
+  formatKey,
+  newGeneration,
+  parseKey,
+  parseNamespace,
+  parseObjectName,
+  parsePrefix,
+  v1ObjectName,
+} from './key.js';
 import { formatMetadataHeader, metadataDigest, parseMetadataHeader, sortedNames } from './metadata.js';
 import { nameOf, pathOf } from './stores/file-path.js';
 
@@ -10,18 +18,31 @@ const digest = digestOf(Buffer.from('x'));
 const md = metadataDigest(null);
 
 describe('parseDigest', () => {
-  it.each([undefined, null, 1, '', 'sha256:', digest.slice(7), digest.toUpperCase(), `${digest}0`, digest.slice(0, -1), ` ${digest}`, `${digest}\n`, digest.replace('sha256', 'sha512')])(
-    'refuses %j',
-    (text) => {
-      expect(() => parseDigest(text)).toThrow(expect.objectContaining({ code: 'INVALID_ARGUMENT' }));
-    },
-  );
+  it.each([
+    undefined,
+    null,
+    1,
+    '',
+    'sha256:',
+    digest.slice(7),
+    digest.toUpperCase(),
+    `${digest}0`,
+    digest.slice(0, -1),
+    ` ${digest}`,
+    `${digest}\n`,
+    digest.replace('sha256', 'sha512'),
+  ])('refuses %j', (text) => {
+    expect(() => parseDigest(text)).toThrow(expect.objectContaining({ code: 'INVALID_ARGUMENT' }));
+  });
 });
 
 describe('parseNamespace', () => {
-  it.each(['', '.', '..', 'a/b', '/', '\\', 'a\\b', '\0', 'a\n', '\u007f', '\u0085', '\ud800', undefined, 5])('refuses %j', (text) => {
-    expect(() => parseNamespace(text)).toThrow(expect.objectContaining({ code: 'INVALID_KEY' }));
-  });
+  it.each(['', '.', '..', 'a/b', '/', '\\', 'a\\b', '\0', 'a\n', '\u007f', '\u0085', '\ud800', undefined, 5])(
+    'refuses %j',
+    (text) => {
+      expect(() => parseNamespace(text)).toThrow(expect.objectContaining({ code: 'INVALID_KEY' }));
+    },
+  );
   it.each(['a', '...', 'a+b', '100%', 'a b', ' ', 'ünï', '日本', '😀', '~', '%2e%2e'])('takes %j', (text) => {
     expect(parseNamespace(text)).toBe(text);
   });
@@ -109,7 +130,11 @@ describe('parseObjectName', () => {
 describe('metadata', () => {
   it('is hashed in the order of UTF-8 bytes, not of UTF-16 units', () => {
     // U+FFFD comes before U+1F600 in UTF-8, behind its surrogates in UTF-16
-    expect(sortedNames({ '\u{1f600}': Buffer.alloc(0), '\ufffd': Buffer.alloc(0), a: Buffer.alloc(0) })).toEqual(['a', '\ufffd', '\u{1f600}']);
+    expect(sortedNames({ '\u{1f600}': Buffer.alloc(0), '\ufffd': Buffer.alloc(0), a: Buffer.alloc(0) })).toEqual([
+      'a',
+      '\ufffd',
+      '\u{1f600}',
+    ]);
   });
 
   it('has the empty digest when there is none', () => {
@@ -125,13 +150,20 @@ describe('metadata', () => {
       }),
     );
     fc.assert(
-      fc.property(fc.oneof(fc.string(), fc.base64String(), fc.json().map((text) => Buffer.from(text).toString('base64'))), (text) => {
-        try {
-          parseMetadataHeader(text);
-        } catch (error) {
-          expect(isLpsError(error, 'INVALID_METADATA')).toBe(true);
-        }
-      }),
+      fc.property(
+        fc.oneof(
+          fc.string(),
+          fc.base64String(),
+          fc.json().map((text) => Buffer.from(text).toString('base64')),
+        ),
+        (text) => {
+          try {
+            parseMetadataHeader(text);
+          } catch (error) {
+            expect(isLpsError(error, 'INVALID_METADATA')).toBe(true);
+          }
+        },
+      ),
       { numRuns: 500 },
     );
   });

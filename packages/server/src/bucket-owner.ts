@@ -37,5 +37,8 @@ async function readOwner(store: BlobStore): Promise<string | undefined> {
   } catch {
     // falls through: what is there is not ours
   }
-  throw new LpsError('CONFIG_INVALID', `the object ${objectName} in the ${store.name} store was not written by this service`);
+  throw new LpsError(
+    'CONFIG_INVALID',
+    `the object ${objectName} in the ${store.name} store was not written by this service`,
+  );
 }

@@ -1,8 +1,18 @@
 import { randomBytes } from 'node:crypto';
 import { Readable } from 'node:stream';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { type BlobStore, discard, digestOf, keyFor, LpsError, memoryStore, parseKey, passThrough, readAll } from '@large-payload/core';
+import {
+  type BlobStore,
+  digestOf,
+  discard,
+  keyFor,
+  LpsError,
+  memoryStore,
+  parseKey,
+  passThrough,
+  readAll,
+} from '@large-payload/core';
 import { testBlobStore } from '@large-payload/core/conformance';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { claimStore } from './bucket-owner.js';
 import type { Catalog } from './catalog/catalog.js';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from './catalog/embedded-postgres.js';
@@ -66,10 +76,13 @@ function spoilable(): { store: BlobStore; inner: BlobStore; calls: Calls; flip(k
       const found = await inner.get(key, options);
       if (found === undefined || !flipped.has(key)) return found;
       // what `checked` makes of wrong bytes: a stream that breaks off before its end
-      const body = Readable.from((async function* () {
-        yield Buffer.alloc(1);
-        throw new LpsError('BLOB_DAMAGED', 'the bytes do not match their digest');
-      })(), { objectMode: false });
+      const body = Readable.from(
+        (async function* () {
+          yield Buffer.alloc(1);
+          throw new LpsError('BLOB_DAMAGED', 'the bytes do not match their digest');
+        })(),
+        { objectMode: false },
+      );
       return { info: found.info, body };
     },
     async head(key, options) {
@@ -86,7 +99,10 @@ function sample(size = 1000) {
   return { key: keyFor('n', digest, null), bytes, expected: { digest, size } };
 }
 
-async function open(store: BlobStore, cacheEntries?: number): Promise<{ layer: BlobStore; catalog: Catalog; alarms: string[] }> {
+async function open(
+  store: BlobStore,
+  cacheEntries?: number,
+): Promise<{ layer: BlobStore; catalog: Catalog; alarms: string[] }> {
   const catalog = await fixture.open(cacheEntries === undefined ? {} : { cacheEntries });
   const alarms: string[] = [];
   const layer = catalogued(store, { catalog, renewMs: 60_000, alarms: { raise: (kind) => alarms.push(kind) } });
@@ -100,7 +116,11 @@ async function read(store: BlobStore, key: string): Promise<Buffer | undefined> 
 
 /** A body that must not be read. */
 function unread(): Readable {
-  return new Readable({ read() { throw new Error('the body was read'); } });
+  return new Readable({
+    read() {
+      throw new Error('the body was read');
+    },
+  });
 }
 
 describe('catalogued', () => {
@@ -141,7 +161,7 @@ describe('catalogued', () => {
     await expect.poll(() => fixture.read(parseKey(key)).then((row) => row?.state)).toBe('damaged');
     await expect(layer.get(key)).rejects.toMatchObject({ code: 'BLOB_DAMAGED', status: 404 });
     await expect(layer.head(key)).rejects.toMatchObject({ code: 'BLOB_DAMAGED' });
-    expect([...(await layer.stat?.([key]) ?? []).keys()]).toEqual([]);
+    expect([...((await layer.stat?.([key])) ?? []).keys()]).toEqual([]);
     expect((await layer.put(key, Readable.from([bytes]), expected)).outcome).toBe('created');
     expect(await read(layer, key)).toEqual(bytes);
     expect(alarms).toEqual(['damaged']);
@@ -167,7 +187,12 @@ describe('catalogued', () => {
         await inner.put(key, bytes, expected);
         if (use === 'get') expect(await read(layer, key)).toEqual(bytes);
         if (use === 'head') expect(await layer.head(key)).toMatchObject({ key, size: 1000 });
-        if (use === 'range') expect(await layer.get(key, { range: { start: 0, end: 4 } }).then(async (found) => found && Buffer.from(await readAll(found.body, 9)))).toEqual(bytes.subarray(0, 5));
+        if (use === 'range')
+          expect(
+            await layer
+              .get(key, { range: { start: 0, end: 4 } })
+              .then(async (found) => found && Buffer.from(await readAll(found.body, 9))),
+          ).toEqual(bytes.subarray(0, 5));
         if (use === 'put') expect((await layer.put(key, Readable.from([bytes]), expected)).outcome).toBe('exists');
         await expect.poll(() => fixture.read(parseKey(key)).then((row) => row?.state)).toBe('live');
         const { gets } = calls;
@@ -189,7 +214,9 @@ describe('catalogued', () => {
           discard(body);
           expect(alarms).toEqual(['damaged']);
         }
-        expect((await layer.put(key, inMemory ? bytes : Readable.from([bytes]), expected)).outcome).toBe(inMemory ? 'exists' : 'created');
+        expect((await layer.put(key, inMemory ? bytes : Readable.from([bytes]), expected)).outcome).toBe(
+          inMemory ? 'exists' : 'created',
+        );
         expect(await read(layer, key)).toEqual(bytes);
       }
     });
@@ -217,11 +244,16 @@ describe('catalogued', () => {
     const { layer } = await open(memoryStore());
     const { key, bytes, expected } = sample();
     let finish = (): void => {};
-    const stalled = Readable.from((async function* () {
-      yield bytes.subarray(0, 500);
-      await new Promise<void>((resolve) => { finish = resolve; });
-      yield bytes.subarray(500);
-    })(), { objectMode: false });
+    const stalled = Readable.from(
+      (async function* () {
+        yield bytes.subarray(0, 500);
+        await new Promise<void>((resolve) => {
+          finish = resolve;
+        });
+        yield bytes.subarray(500);
+      })(),
+      { objectMode: false },
+    );
     const first = layer.put(key, stalled, expected);
     await expect.poll(() => fixture.read(parseKey(key)).then((row) => row?.state)).toBe('uploading');
     expect((await layer.put(key, bytes, expected)).outcome).toBe('created');
@@ -235,11 +267,16 @@ describe('catalogued', () => {
     const { layer, catalog, alarms } = await open(store);
     const { key, bytes, expected } = sample();
     await inner.put(`${key}~0000000000000000`, bytes, expected);
-    const down = async (): Promise<never> => { throw new LpsError('CATALOG_UNAVAILABLE', 'Postgres does not answer'); };
+    const down = async (): Promise<never> => {
+      throw new LpsError('CATALOG_UNAVAILABLE', 'Postgres does not answer');
+    };
     Object.assign(catalog, { lookup: down, begin: down, lookupMany: down });
     expect(await read(layer, key)).toEqual(bytes);
     expect(await layer.head(key)).toMatchObject({ key, size: 1000 });
-    await expect(layer.put(key, unread(), expected)).rejects.toMatchObject({ code: 'CATALOG_UNAVAILABLE', status: 503 });
+    await expect(layer.put(key, unread(), expected)).rejects.toMatchObject({
+      code: 'CATALOG_UNAVAILABLE',
+      status: 503,
+    });
     expect(alarms).toContain('catalog_unavailable');
   });
 
@@ -270,7 +307,10 @@ describe('claimStore', () => {
     const store = memoryStore();
     await claimStore(store, 'one');
     await claimStore(store, 'one');
-    await expect(claimStore(store, 'two')).rejects.toMatchObject({ code: 'CONFIG_INVALID', message: expect.stringContaining('another catalog (one)') });
+    await expect(claimStore(store, 'two')).rejects.toMatchObject({
+      code: 'CONFIG_INVALID',
+      message: expect.stringContaining('another catalog (one)'),
+    });
   });
 
   it('lets one of two win that claim at once', async () => {

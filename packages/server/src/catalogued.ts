@@ -33,7 +33,10 @@ import type { BlobRow, Catalog, Lease } from './catalog/catalog.js';
 
 /** Told of what an operator must know; `lps_alarms_total` counts them by kind. */
 export interface Alarms {
-  raise(kind: 'damaged' | 'missing' | 'catalog_unavailable' | 'adoption_failed', details: Record<string, unknown>): void;
+  raise(
+    kind: 'damaged' | 'missing' | 'catalog_unavailable' | 'adoption_failed',
+    details: Record<string, unknown>,
+  ): void;
 }
 
 export interface CataloguedOptions {
@@ -78,14 +81,16 @@ class Catalogued {
 
   async put(key: string, body: Body, expect: Expected, options: PutOptions = {}): Promise<PutResult> {
     const blob = parseKey(key);
-    if (blob.digest !== expect.digest) throw new LpsError('INVALID_ARGUMENT', 'the key and the digest name different bytes');
+    if (blob.digest !== expect.digest)
+      throw new LpsError('INVALID_ARGUMENT', 'the key and the digest name different bytes');
     const beginning = await this.#catalog.begin(blob, expect.size);
     if (beginning.kind === 'upload') return this.#upload(blob, beginning.lease, body, expect, options);
     const { row, touched } = beginning;
     if (row.size !== expect.size) {
       throw new LpsError('SIZE_MISMATCH', `the blob of this digest has ${row.size} bytes, not ${expect.size}`);
     }
-    if (!touched || (await this.#isThere(row, options))) return { outcome: 'exists', protectedUntil: row.protectedUntil };
+    if (!touched || (await this.#isThere(row, options)))
+      return { outcome: 'exists', protectedUntil: row.protectedUntil };
     // removed behind our back, and marked so: this upload brings it back
     const again = await this.#catalog.begin(blob, expect.size);
     if (again.kind === 'present') return { outcome: 'exists', protectedUntil: again.row.protectedUntil };
@@ -119,7 +124,10 @@ class Catalogued {
     const blobs = keys.map((key) => parseKey(key));
     try {
       const rows = await this.#catalog.lookupMany(blobs);
-      return await this.#use(rows.filter((row) => row.state === 'live' || row.state === 'quarantined'), options);
+      return await this.#use(
+        rows.filter((row) => row.state === 'live' || row.state === 'quarantined'),
+        options,
+      );
     } catch (error) {
       if (!isLpsError(error, 'CATALOG_UNAVAILABLE')) throw error;
       return statOf(this.store, keys, options);
@@ -135,12 +143,16 @@ class Catalogued {
   async #upload(blob: BlobKey, lease: Lease, body: Body, expect: Expected, options: PutOptions): Promise<PutResult> {
     const renewal = setInterval(() => void this.#catalog.renew(lease).catch(() => false), this.options.renewMs);
     try {
-      const { outcome } = await this.store.put(lease.physicalKey, body, expect, { ...options, overwrite: lease.overwrite });
+      const { outcome } = await this.store.put(lease.physicalKey, body, expect, {
+        ...options,
+        overwrite: lease.overwrite,
+      });
       if (outcome === 'exists' && !(await this.#isRight(blob, lease, body, expect, options))) {
         throw new LpsError('TRY_AGAIN', 'a damaged object stood here; send the blob again');
       }
       const commit = await this.#catalog.commit(lease, expect.size);
-      if (commit === undefined) throw new LpsError('TRY_AGAIN', 'the blob was deleted while it was uploaded; send it again');
+      if (commit === undefined)
+        throw new LpsError('TRY_AGAIN', 'the blob was deleted while it was uploaded; send it again');
       const created = outcome === 'created' && commit.outcome === 'created';
       return { outcome: created ? 'created' : 'exists', protectedUntil: commit.row.protectedUntil };
     } catch (error) {
@@ -182,7 +194,8 @@ class Catalogued {
     try {
       const found = await this.store.get(physicalKey);
       if (found === undefined) return undefined;
-      if (!isBytes(found.body)) await pipeline(found.body, new Writable({ write: (_chunk, _encoding, done) => done() }));
+      if (!isBytes(found.body))
+        await pipeline(found.body, new Writable({ write: (_chunk, _encoding, done) => done() }));
       return found.info.size;
     } catch (error) {
       if (isLpsError(error, 'BLOB_DAMAGED')) return undefined;
@@ -264,7 +277,11 @@ class Catalogued {
   async #use(rows: readonly BlobRow[], options: CallOptions): Promise<Map<string, BlobInfo>> {
     const due = rows.filter((row) => row.touchDue || row.state !== 'live');
     const touched = new Map((await this.#touchAll(due)).map((row) => [row.id, row]));
-    const present = await statOf(this.store, [...touched.values()].map((row) => row.physicalKey), options);
+    const present = await statOf(
+      this.store,
+      [...touched.values()].map((row) => row.physicalKey),
+      options,
+    );
     const infos = new Map<string, BlobInfo>();
     for (const before of rows) {
       const row = touched.get(before.id) ?? before;
@@ -286,7 +303,11 @@ class Catalogued {
   }
 
   /** Never throws: when Postgres is away, the next reader finds the damage again. */
-  async #damaged(row: Pick<BlobRow, 'id' | 'generation'>, physicalKey: string, kind: 'damaged' | 'missing'): Promise<void> {
+  async #damaged(
+    row: Pick<BlobRow, 'id' | 'generation'>,
+    physicalKey: string,
+    kind: 'damaged' | 'missing',
+  ): Promise<void> {
     this.options.alarms.raise(kind, { key: physicalKey });
     await this.#catalog.markDamaged(row).catch(() => this.options.alarms.raise('catalog_unavailable', {}));
   }

@@ -27,16 +27,66 @@ export function createMetrics(sources: MetricSources): Metrics {
   const registers = [registry];
   collectDefaultMetrics({ register: registry, prefix: 'lps_' });
 
-  const requests = new Counter({ name: 'lps_http_requests_total', help: 'Requests answered', labelNames: ['route', 'method', 'status'], registers });
-  const requestSeconds = new Histogram({ name: 'lps_http_request_seconds', help: 'From the head of a request to the end of its answer', labelNames: ['route', 'method'], buckets: seconds, registers });
-  const received = new Counter({ name: 'lps_http_received_bytes_total', help: 'Bytes of blobs received', labelNames: ['route'], registers });
-  const sent = new Counter({ name: 'lps_http_sent_bytes_total', help: 'Bytes of blobs sent', labelNames: ['route'], registers });
-  const dedupeHits = new Counter({ name: 'lps_dedupe_hits_total', help: 'Uploads of blobs that were present', registers });
-  const dedupeBytes = new Counter({ name: 'lps_dedupe_saved_bytes_total', help: 'Bytes of those uploads, not stored again', registers });
-  const storeOperations = new Counter({ name: 'lps_store_operations_total', help: 'Calls to the store, by outcome or error code', labelNames: ['store', 'operation', 'outcome'], registers });
-  const storeSeconds = new Histogram({ name: 'lps_store_operation_seconds', help: 'Until the store answered; for a get until its first byte', labelNames: ['store', 'operation'], buckets: seconds, registers });
-  const lookups = new Counter({ name: 'lps_cache_lookups_total', help: 'Whole reads, by where they were answered from', labelNames: ['result'], registers });
-  const alarms = new Counter({ name: 'lps_alarms_total', help: 'Things that an operator must know', labelNames: ['kind'], registers });
+  const requests = new Counter({
+    name: 'lps_http_requests_total',
+    help: 'Requests answered',
+    labelNames: ['route', 'method', 'status'],
+    registers,
+  });
+  const requestSeconds = new Histogram({
+    name: 'lps_http_request_seconds',
+    help: 'From the head of a request to the end of its answer',
+    labelNames: ['route', 'method'],
+    buckets: seconds,
+    registers,
+  });
+  const received = new Counter({
+    name: 'lps_http_received_bytes_total',
+    help: 'Bytes of blobs received',
+    labelNames: ['route'],
+    registers,
+  });
+  const sent = new Counter({
+    name: 'lps_http_sent_bytes_total',
+    help: 'Bytes of blobs sent',
+    labelNames: ['route'],
+    registers,
+  });
+  const dedupeHits = new Counter({
+    name: 'lps_dedupe_hits_total',
+    help: 'Uploads of blobs that were present',
+    registers,
+  });
+  const dedupeBytes = new Counter({
+    name: 'lps_dedupe_saved_bytes_total',
+    help: 'Bytes of those uploads, not stored again',
+    registers,
+  });
+  const storeOperations = new Counter({
+    name: 'lps_store_operations_total',
+    help: 'Calls to the store, by outcome or error code',
+    labelNames: ['store', 'operation', 'outcome'],
+    registers,
+  });
+  const storeSeconds = new Histogram({
+    name: 'lps_store_operation_seconds',
+    help: 'Until the store answered; for a get until its first byte',
+    labelNames: ['store', 'operation'],
+    buckets: seconds,
+    registers,
+  });
+  const lookups = new Counter({
+    name: 'lps_cache_lookups_total',
+    help: 'Whole reads, by where they were answered from',
+    labelNames: ['result'],
+    registers,
+  });
+  const alarms = new Counter({
+    name: 'lps_alarms_total',
+    help: 'Things that an operator must know',
+    labelNames: ['kind'],
+    registers,
+  });
   new Gauge({
     name: 'lps_uploads_in_flight',
     help: 'Uploads under way',

@@ -41,7 +41,8 @@ export const version: string = (createRequire(import.meta.url)('../package.json'
 export async function startService(config: Config, logger: Logger): Promise<Service> {
   const closing: (() => Promise<unknown>)[] = [];
   const closeAll = async (): Promise<void> => {
-    for (const close of closing.splice(0).reverse()) await close().catch((error) => logger.error({ err: error }, 'closing failed'));
+    for (const close of closing.splice(0).reverse())
+      await close().catch((error) => logger.error({ err: error }, 'closing failed'));
   };
   try {
     return await start(config, logger, closing, closeAll);
@@ -154,7 +155,12 @@ interface Ownership {
 }
 
 /** Claims the store; while it does not answer, tries again in the background, and nothing is stored until it did. */
-async function claim(store: BlobStore, catalog: Catalog, logger: Logger, closing: (() => Promise<unknown>)[]): Promise<Ownership> {
+async function claim(
+  store: BlobStore,
+  catalog: Catalog,
+  logger: Logger,
+  closing: (() => Promise<unknown>)[],
+): Promise<Ownership> {
   let problem: LpsError | undefined;
   const attempt = async (): Promise<void> => {
     try {
@@ -266,7 +272,11 @@ async function listen(server: ReturnType<typeof createApp>['server'], config: Co
       EADDRNOTAVAIL: `${config.host} is not an address of this machine; change --host`,
       ENOTFOUND: `${config.host} is not known; change --host`,
     };
-    throw new LpsError('CONFIG_INVALID', reasons[code ?? ''] ?? `cannot listen on ${config.host}:${config.port}: ${code}`, { cause });
+    throw new LpsError(
+      'CONFIG_INVALID',
+      reasons[code ?? ''] ?? `cannot listen on ${config.host}:${config.port}: ${code}`,
+      { cause },
+    );
   }
 }
 

@@ -30,7 +30,10 @@ testBlobStore(
   'cached(memory), in memory and on disk',
   async () => {
     const disk = await openFileStore({ dir: await newDir() });
-    const store = await cached(memoryStore(), { memory: { maxBytes: 3 * MiB }, disk: { store: disk, maxBytes: 20 * MiB } });
+    const store = await cached(memoryStore(), {
+      memory: { maxBytes: 3 * MiB },
+      disk: { store: disk, maxBytes: 20 * MiB },
+    });
     return {
       store,
       close: async () => {

@@ -102,7 +102,11 @@ class Tap extends Transform {
     super({ highWaterMark: 256 * 1024 });
   }
 
-  override _transform(chunk: Uint8Array, _encoding: BufferEncoding, done: (error: null, chunk: Uint8Array) => void): void {
+  override _transform(
+    chunk: Uint8Array,
+    _encoding: BufferEncoding,
+    done: (error: null, chunk: Uint8Array) => void,
+  ): void {
     if (this.toMemory) this.#chunks.push(chunk);
     const disk = this.toDisk;
     // a disk that is slower than the reader slows it down: memory stays bounded
@@ -120,7 +124,8 @@ class Tap extends Transform {
   }
 
   override _flush(done: () => void): void {
-    if (this.toMemory) this.onEnd(this.#chunks.length === 1 && this.#chunks[0] ? this.#chunks[0] : Buffer.concat(this.#chunks));
+    if (this.toMemory)
+      this.onEnd(this.#chunks.length === 1 && this.#chunks[0] ? this.#chunks[0] : Buffer.concat(this.#chunks));
     this.toDisk?.end();
     done();
   }
@@ -144,7 +149,8 @@ class DiskCache {
   static async open(store: BlobStore, maxBytes: number, onError?: (error: unknown) => void): Promise<DiskCache> {
     const cache = new DiskCache(store, maxBytes, onError);
     const left: { key: string; size: number; at: number }[] = [];
-    for await (const { key, size, modifiedAt } of store.list('')) left.push({ key, size, at: modifiedAt?.getTime() ?? 0 });
+    for await (const { key, size, modifiedAt } of store.list(''))
+      left.push({ key, size, at: modifiedAt?.getTime() ?? 0 });
     for (const { key, size } of left.sort((a, b) => a.at - b.at)) cache.#entries.set(key, true, size);
     return cache;
   }

@@ -147,7 +147,8 @@ class HoldBack extends Transform {
 }
 
 function sizeMismatch(code: ErrorCode, expected: number, size: number): LpsError {
-  const message = size > expected ? `more than the ${expected} bytes announced` : `${size} of ${expected} bytes arrived`;
+  const message =
+    size > expected ? `more than the ${expected} bytes announced` : `${size} of ${expected} bytes arrived`;
   return new LpsError(code, message, { details: { expected, size } });
 }
 

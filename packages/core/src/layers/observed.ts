@@ -34,8 +34,11 @@ export function observed(store: BlobStore, observer: Observer): BlobStore {
     const started = performance.now();
     const seconds = (): number => (performance.now() - started) / 1000;
     try {
-      const result = await (observer.inSpan?.(`store ${operation}`, { 'lps.store': store.name, 'lps.key': key }, call) ??
-        call());
+      const result = await (observer.inSpan?.(
+        `store ${operation}`,
+        { 'lps.store': store.name, 'lps.key': key },
+        call,
+      ) ?? call());
       observer.onEvent({ store: store.name, operation, ...describe(result), seconds: seconds() });
       return result;
     } catch (cause) {
@@ -47,30 +50,57 @@ export function observed(store: BlobStore, observer: Observer): BlobStore {
   return {
     ...passThrough(store),
     put: (key, body, expect, options) =>
-      watch('put', key, () => store.put(key, body, expect, options), ({ outcome }) => ({
-        outcome,
-        bytes: outcome === 'created' ? expect.size : 0,
-      })),
+      watch(
+        'put',
+        key,
+        () => store.put(key, body, expect, options),
+        ({ outcome }) => ({
+          outcome,
+          bytes: outcome === 'created' ? expect.size : 0,
+        }),
+      ),
     get: (key, options) =>
-      watch('get', key, () => store.get(key, options), (found) => ({
-        outcome: found === undefined ? 'absent' : 'found',
-        bytes: found === undefined ? 0 : options?.range ? options.range.end - options.range.start + 1 : found.info.size,
-      })),
+      watch(
+        'get',
+        key,
+        () => store.get(key, options),
+        (found) => ({
+          outcome: found === undefined ? 'absent' : 'found',
+          bytes:
+            found === undefined ? 0 : options?.range ? options.range.end - options.range.start + 1 : found.info.size,
+        }),
+      ),
     head: (key, options) =>
-      watch('head', key, () => store.head(key, options), (info) => ({ outcome: info ? 'found' : 'absent', bytes: 0 })),
+      watch(
+        'head',
+        key,
+        () => store.head(key, options),
+        (info) => ({ outcome: info ? 'found' : 'absent', bytes: 0 }),
+      ),
     stat: (keys, options) =>
-      watch('stat', keys[0] ?? '', () => statOf(store, keys, options), (map) => ({
-        outcome: map.size > 0 ? 'found' : 'absent',
-        bytes: 0,
-      })),
+      watch(
+        'stat',
+        keys[0] ?? '',
+        () => statOf(store, keys, options),
+        (map) => ({
+          outcome: map.size > 0 ? 'found' : 'absent',
+          bytes: 0,
+        }),
+      ),
     delete: (key, options) =>
-      watch('delete', key, () => store.delete(key, options), (was) => ({ outcome: was ? 'found' : 'absent', bytes: 0 })),
+      watch(
+        'delete',
+        key,
+        () => store.delete(key, options),
+        (was) => ({ outcome: was ? 'found' : 'absent', bytes: 0 }),
+      ),
   };
 }
 
 /** Any thrown value as an `LpsError`. */
 export function named(cause: unknown, storeName: string, operation: string): LpsError {
   if (isLpsError(cause)) return cause;
-  if (cause instanceof Error && cause.name === 'AbortError') return new LpsError('ABORTED', 'the call was aborted', { cause });
+  if (cause instanceof Error && cause.name === 'AbortError')
+    return new LpsError('ABORTED', 'the call was aborted', { cause });
   return new LpsError('STORE_UNAVAILABLE', `${operation} failed in the ${storeName} store`, { cause });
 }

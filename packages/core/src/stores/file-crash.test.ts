@@ -73,7 +73,8 @@ const parentOf = (path: string): string => (path.includes('/') ? path.slice(0, p
 /** Every state of the disk after the calls: the path of each file there, with its bytes or `undefined` for torn ones. */
 function* statesAfter(calls: readonly Call[]): Generator<Map<string, Buffer | undefined>> {
   // an entry's change is certain once its directory was synced after it
-  const isSynced = (at: number, directory: string): boolean => calls.slice(at + 1).some((call) => call.op === 'sync' && call.path === directory);
+  const isSynced = (at: number, directory: string): boolean =>
+    calls.slice(at + 1).some((call) => call.op === 'sync' && call.path === directory);
   const uncertain = calls.flatMap((call, at) => {
     if (call.op === 'mkdir' || call.op === 'create') return isSynced(at, parentOf(call.path)) ? [] : [at];
     if (call.op === 'rename') return isSynced(at, parentOf(call.to)) ? [] : [at];
@@ -93,7 +94,8 @@ function replay(calls: readonly Call[], lost: ReadonlySet<number>): Map<string, 
   calls.forEach((call, at) => {
     if (call.op === 'mkdir' && !lost.has(at)) directories.add(call.path);
     if (call.op === 'create') contents.set(call.path, Buffer.alloc(0));
-    if (call.op === 'write') contents.set(call.path, Buffer.concat([contents.get(call.path) ?? Buffer.alloc(0), call.bytes]));
+    if (call.op === 'write')
+      contents.set(call.path, Buffer.concat([contents.get(call.path) ?? Buffer.alloc(0), call.bytes]));
     const written = call.op === 'sync' ? contents.get(call.path) : undefined;
     if (call.op === 'sync' && written !== undefined) durable.set(call.path, written);
     if (call.op === 'rename' && !lost.has(at)) {

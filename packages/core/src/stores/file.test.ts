@@ -1,5 +1,4 @@
-import { mkdtemp, readdir, readFile, rm, utimes, writeFile } from 'node:fs/promises';
-import nodeFs from 'node:fs/promises';
+import nodeFs, { mkdtemp, readdir, readFile, rm, utimes, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
@@ -45,7 +44,10 @@ describe('the file store', () => {
     const big = Buffer.alloc(900_000, 7);
     const blob = { digest: digestOf(big), size: big.length };
     const bigKey = keyFor('n', blob.digest, null);
-    for (const [name, content, expect_] of [[key, bytes, expected], [bigKey, big, blob]] as const) {
+    for (const [name, content, expect_] of [
+      [key, bytes, expected],
+      [bigKey, big, blob],
+    ] as const) {
       await store.put(name, content, expect_);
       const { directories, file } = pathOf(name);
       const path = join(dir, ...directories, file);
@@ -165,7 +167,8 @@ function shortWritingFs(): FileSystem {
       const handle = await nodeFs.open(...args);
       return new Proxy(handle, {
         get(target, property) {
-          if (property === 'writev') return ([first]: Uint8Array[]) => target.writev(first ? [first.subarray(0, 1)] : []);
+          if (property === 'writev')
+            return ([first]: Uint8Array[]) => target.writev(first ? [first.subarray(0, 1)] : []);
           const value: unknown = Reflect.get(target, property);
           return typeof value === 'function' ? value.bind(target) : value;
         },

@@ -24,15 +24,12 @@ import type {
 } from '../blob-store.js';
 import { isBytes } from '../body.js';
 import { type ErrorCode, isLpsError, LpsError } from '../errors.js';
-import { checked } from '../layers/checked.js';
 import { parseObjectName } from '../key.js';
+import { checked } from '../layers/checked.js';
 import { listingRoot, nameOf, pathOf } from './file-path.js';
 
 /** The calls of `node:fs/promises` that the store makes; tests put a recording or a failing one in their place. */
-export type FileSystem = Pick<
-  typeof nodeFs,
-  'link' | 'mkdir' | 'open' | 'readdir' | 'rename' | 'stat' | 'unlink'
->;
+export type FileSystem = Pick<typeof nodeFs, 'link' | 'mkdir' | 'open' | 'readdir' | 'rename' | 'stat' | 'unlink'>;
 
 export interface FileStoreOptions {
   /** Made when it is missing. One service owns it at a time. */
@@ -100,7 +97,9 @@ class RawFileStore implements BlobStore {
 
   async get(key: string, options: { range?: ByteRange } = {}): Promise<StoredBlob | undefined> {
     const path = pathOf(key);
-    const handle = await absentAsUndefined('get', () => this.fs.open(join(this.dir, ...path.directories, path.file), 'r'));
+    const handle = await absentAsUndefined('get', () =>
+      this.fs.open(join(this.dir, ...path.directories, path.file), 'r'),
+    );
     if (handle === undefined) return undefined;
     try {
       const { size, mtime } = await io('get', () => handle.stat());

@@ -39,7 +39,11 @@ export interface Lease {
 
 /** What an upload meets: the blob is present (and was touched when that was due), or there is a lease to upload it. */
 export type Beginning =
-  | { readonly kind: 'present'; readonly row: BlobRow; /** A touch was written just now: ask the store too. */ readonly touched: boolean }
+  | {
+      readonly kind: 'present';
+      readonly row: BlobRow /** A touch was written just now: ask the store too. */;
+      readonly touched: boolean;
+    }
   | { readonly kind: 'upload'; readonly lease: Lease };
 
 /** `created` by this lease, or `exists` because another one committed first. */

@@ -98,7 +98,10 @@ function observeRequests(app: FastifyInstance, metrics: Metrics): void {
   app.addHook('onResponse', (request, reply, done) => {
     const route = request.routeOptions.url ?? 'unknown';
     metrics.request({ route, method: request.method, status: reply.raw.statusCode }, reply.elapsedTime / 1000);
-    request.log.debug({ method: request.method, route, status: reply.raw.statusCode, ms: reply.elapsedTime, ...traceOf(request) }, 'answered');
+    request.log.debug(
+      { method: request.method, route, status: reply.raw.statusCode, ms: reply.elapsedTime, ...traceOf(request) },
+      'answered',
+    );
     done();
   });
 }
@@ -108,7 +111,13 @@ function sendProblem(error: unknown, request: FastifyRequest, reply: FastifyRepl
   const { status, headers, body } = problemFor(known, request.raw, request.id);
   const level = status >= 500 ? (known.retryable && known.code !== 'INTERNAL' ? 'warn' : 'error') : 'info';
   request.log[level](
-    { code: known.code, method: request.method, url: request.url.slice(0, 300), ...traceOf(request), ...(level === 'info' ? {} : { err: known }) },
+    {
+      code: known.code,
+      method: request.method,
+      url: request.url.slice(0, 300),
+      ...traceOf(request),
+      ...(level === 'info' ? {} : { err: known }),
+    },
     known.message,
   );
   // a request that no route was found for has not been through the hooks

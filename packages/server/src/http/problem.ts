@@ -13,7 +13,8 @@ export function toLpsError(error: unknown): LpsError {
   if (isLpsError(error)) return error;
   const { statusCode, code } = (error ?? {}) as { statusCode?: number; code?: string };
   // fastify's own refusals: body too large, not JSON, wrong media type
-  if (code === 'FST_ERR_CTP_BODY_TOO_LARGE') return new LpsError('INVALID_ARGUMENT', 'the JSON body is too large', { cause: error });
+  if (code === 'FST_ERR_CTP_BODY_TOO_LARGE')
+    return new LpsError('INVALID_ARGUMENT', 'the JSON body is too large', { cause: error });
   if (statusCode !== undefined && statusCode >= 400 && statusCode < 500) {
     return new LpsError('INVALID_ARGUMENT', 'the request body is not what this route takes', { cause: error });
   }
@@ -23,7 +24,8 @@ export function toLpsError(error: unknown): LpsError {
 /** RFC 9457 for `/v3` and for whoever accepts JSON; a short plain text for the older routes. */
 export function problemFor(error: LpsError, request: IncomingMessage, requestId: string): Problem {
   const headers: Record<string, string> = { 'cache-control': 'private, no-store', 'x-content-type-options': 'nosniff' };
-  if (error.status === 503 || error.status === 429) headers['retry-after'] = String(error.details.retryAfterSeconds ?? 1);
+  if (error.status === 503 || error.status === 429)
+    headers['retry-after'] = String(error.details.retryAfterSeconds ?? 1);
   if (error.code === 'RANGE_NOT_SATISFIABLE') headers['content-range'] = `bytes */${error.details.size ?? '*'}`;
   if (!wantsJson(request)) {
     headers['content-type'] = 'text/plain; charset=utf-8';

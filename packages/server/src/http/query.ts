@@ -21,7 +21,8 @@ export function parseQuery(url: string): Map<string, string> {
 /** A value of the query that must be there. Throws INVALID_ARGUMENT. */
 export function requiredOf(query: Map<string, string>, name: string): string {
   const value = query.get(name);
-  if (value === undefined || value === '') throw new LpsError('INVALID_ARGUMENT', `${name} query parameter is required`);
+  if (value === undefined || value === '')
+    throw new LpsError('INVALID_ARGUMENT', `${name} query parameter is required`);
   return value;
 }
 

@@ -1,7 +1,14 @@
 /** For tests of the HTTP side: the app on a free port over any store, and requests as raw as they need to be. */
 import http from 'node:http';
 import net from 'node:net';
-import { type BlobStore, digestOf, formatMetadataHeader, keyFor, memoryStore, type Metadata } from '@large-payload/core';
+import {
+  type BlobStore,
+  digestOf,
+  formatMetadataHeader,
+  keyFor,
+  type Metadata,
+  memoryStore,
+} from '@large-payload/core';
 import { pino } from 'pino';
 import { createMetrics } from '../metrics.js';
 import { type App, type AppOptions, createApp } from './app.js';
@@ -52,15 +59,23 @@ export interface RequestOptions {
 export function request(port: number, path: string, options: RequestOptions = {}): Promise<Answer> {
   return new Promise((resolve, reject) => {
     const { method = 'GET', headers = {}, body, agent } = options;
-    const sent = http.request({ host: '127.0.0.1', port, path, method, headers, ...(agent ? { agent } : {}) }, (response) => {
-      const chunks: Buffer[] = [];
-      response.on('data', (chunk: Buffer) => chunks.push(chunk));
-      response.on('error', reject);
-      response.on('end', () => {
-        const all = Buffer.concat(chunks);
-        resolve({ status: response.statusCode ?? 0, headers: response.headers, body: all, text: all.toString('utf8') });
-      });
-    });
+    const sent = http.request(
+      { host: '127.0.0.1', port, path, method, headers, ...(agent ? { agent } : {}) },
+      (response) => {
+        const chunks: Buffer[] = [];
+        response.on('data', (chunk: Buffer) => chunks.push(chunk));
+        response.on('error', reject);
+        response.on('end', () => {
+          const all = Buffer.concat(chunks);
+          resolve({
+            status: response.statusCode ?? 0,
+            headers: response.headers,
+            body: all,
+            text: all.toString('utf8'),
+          });
+        });
+      },
+    );
     sent.on('error', reject);
     sent.end(body);
   });
@@ -91,12 +106,19 @@ export function v2Blob(bytes: Buffer, namespace = 'default', metadata: Metadata 
       'x-temporal-metadata': formatMetadataHeader(metadata),
     },
     getPath: `/v2/blobs/get?${new URLSearchParams({ key })}`,
-    getHeaders: { 'content-type': 'application/octet-stream', 'x-payload-expected-content-length': String(bytes.length) },
+    getHeaders: {
+      'content-type': 'application/octet-stream',
+      'x-payload-expected-content-length': String(bytes.length),
+    },
   };
 }
 
 export function put(port: number, blob: V2Blob, body: Uint8Array = blob.bytes): Promise<Answer> {
-  return request(port, blob.putPath, { method: 'PUT', headers: { ...blob.putHeaders, 'content-length': body.length }, body });
+  return request(port, blob.putPath, {
+    method: 'PUT',
+    headers: { ...blob.putHeaders, 'content-length': body.length },
+    body,
+  });
 }
 
 export function get(port: number, blob: V2Blob): Promise<Answer> {

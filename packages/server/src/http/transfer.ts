@@ -53,7 +53,12 @@ export class Transfers {
   }
 
   /** Sends a blob, or a part of it, as the answer. */
-  async send(request: FastifyRequest, reply: FastifyReply, blob: StoredBlob, head: { status: number; length: number; headers?: Record<string, string> }): Promise<void> {
+  async send(
+    request: FastifyRequest,
+    reply: FastifyReply,
+    blob: StoredBlob,
+    head: { status: number; length: number; headers?: Record<string, string> },
+  ): Promise<void> {
     reply.hijack();
     const { raw } = reply;
     if (raw.destroyed) return discard(blob.body);
@@ -70,7 +75,11 @@ export class Transfers {
     }
   }
 
-  async #store(body: UploadBody, key: string, expect: { digest: `sha256:${string}`; size: number }): Promise<PutResult> {
+  async #store(
+    body: UploadBody,
+    key: string,
+    expect: { digest: `sha256:${string}`; size: number },
+  ): Promise<PutResult> {
     const abort = new AbortController();
     const stop = (): void => abort.abort();
     body.once('error', stop);
@@ -86,7 +95,9 @@ export class Transfers {
 
   async #counted<T>(run: () => Promise<T>): Promise<T> {
     if (this.#uploads >= this.limits.maxUploads) {
-      throw new LpsError('OVERLOADED', 'too many uploads at the same time; try again', { details: { retryAfterSeconds: 1 } });
+      throw new LpsError('OVERLOADED', 'too many uploads at the same time; try again', {
+        details: { retryAfterSeconds: 1 },
+      });
     }
     this.#uploads += 1;
     try {
@@ -103,7 +114,9 @@ function announcedSize(request: IncomingMessage, maxBlobBytes: number): number {
   const size = /^\d{1,15}$/.test(header) ? Number(header) : Number.NaN;
   if (Number.isNaN(size)) throw new LpsError('INVALID_ARGUMENT', 'the Content-Length header is not a number of bytes');
   if (size > maxBlobBytes) {
-    throw new LpsError('BLOB_TOO_LARGE', `payload exceeds max size of ${maxBlobBytes} bytes`, { details: { maxBlobBytes } });
+    throw new LpsError('BLOB_TOO_LARGE', `payload exceeds max size of ${maxBlobBytes} bytes`, {
+      details: { maxBlobBytes },
+    });
   }
   return size;
 }

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import http from 'node:http';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { type BlobStore, memoryStore, passThrough } from '@large-payload/core';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { get, put, putHead, RawConnection, type RunningApp, request, startApp, v2Blob } from '../http/testing.js';
 
 const octets = { 'content-type': 'application/octet-stream' };
@@ -55,7 +55,9 @@ describe('v2: the Go service’s API', () => {
 
   const blob = v2Blob(Buffer.from('refused'));
   const putQuery = (query: Record<string, string>): string => `/v2/blobs/put?${new URLSearchParams(query)}`;
-  const metadata = (text: string): { 'x-temporal-metadata': string } => ({ 'x-temporal-metadata': Buffer.from(text).toString('base64') });
+  const metadata = (text: string): { 'x-temporal-metadata': string } => ({
+    'x-temporal-metadata': Buffer.from(text).toString('base64'),
+  });
   it.each<[string, number, string, http.OutgoingHttpHeaders]>([
     ['no content type', 400, blob.putPath, { 'content-type': undefined }],
     ['another content type', 400, blob.putPath, { 'content-type': 'text/plain' }],
@@ -71,7 +73,12 @@ describe('v2: the Go service’s API', () => {
     ['two namespaces', 400, `${blob.putPath}&namespace=other`, {}],
     ['no digest', 400, putQuery({ namespace: 'n' }), {}],
     ['a digest without sha256:', 400, putQuery({ namespace: 'n', digest: blob.digest.slice(7) }), {}],
-    ['a digest in upper case', 400, putQuery({ namespace: 'n', digest: `sha256:${blob.digest.slice(7).toUpperCase()}` }), {}],
+    [
+      'a digest in upper case',
+      400,
+      putQuery({ namespace: 'n', digest: `sha256:${blob.digest.slice(7).toUpperCase()}` }),
+      {},
+    ],
     ['a digest with ../', 400, putQuery({ namespace: 'n', digest: 'sha256:../../../../etc/passwd' }), {}],
     ['another hash', 400, putQuery({ namespace: 'n', digest: `md5:${'0'.repeat(32)}` }), {}],
     ['no metadata', 400, blob.putPath, { 'x-temporal-metadata': undefined }],
@@ -82,9 +89,16 @@ describe('v2: the Go service’s API', () => {
     ['metadata that is a list', 400, blob.putPath, metadata('[]')],
     ['metadata with a number', 400, blob.putPath, metadata('{"a":1}')],
     ['metadata with a value that is not base64', 400, blob.putPath, metadata('{"a":"%"}')],
-    ['a prefix with a dot', 400, blob.putPath, metadata(`{"remote-codec/key-prefix":"${Buffer.from('a/../b').toString('base64')}"}`)],
+    [
+      'a prefix with a dot',
+      400,
+      blob.putPath,
+      metadata(`{"remote-codec/key-prefix":"${Buffer.from('a/../b').toString('base64')}"}`),
+    ],
   ])('refuses a put with %s', async (_what, status, path, headers) => {
-    const merged = Object.fromEntries(Object.entries({ ...blob.putHeaders, ...headers }).filter(([, value]) => value !== undefined));
+    const merged = Object.fromEntries(
+      Object.entries({ ...blob.putHeaders, ...headers }).filter(([, value]) => value !== undefined),
+    );
     // the body is not sent: the answer must not wait for it
     const connection = await RawConnection.open(app.port);
     const lines = Object.entries({ host: 'x', ...merged }).map(([name, value]) => `${name}: ${value}\r\n`);
@@ -113,7 +127,12 @@ describe('v2: the Go service’s API', () => {
     ['no content type', 400, stored.getPath, { 'x-payload-expected-content-length': '23' }],
     ['no expected length', 400, stored.getPath, octets],
     ['a wrong expected length', 400, stored.getPath, { ...octets, 'x-payload-expected-content-length': '22' }],
-    ['an expected length that is no number', 400, stored.getPath, { ...octets, 'x-payload-expected-content-length': '-1' }],
+    [
+      'an expected length that is no number',
+      400,
+      stored.getPath,
+      { ...octets, 'x-payload-expected-content-length': '-1' },
+    ],
     ['no key', 400, '/v2/blobs/get', stored.getHeaders],
     ['a key that is none', 400, '/v2/blobs/get?key=x', stored.getHeaders],
     ['a key with ..', 400, `/v2/blobs/get?key=/blobs/../common/${stored.digest}/${stored.digest}`, stored.getHeaders],
@@ -143,9 +162,15 @@ describe('v2: the Go service’s API', () => {
 
   it('answers errors as problem documents when the caller accepts JSON', async () => {
     const absent = v2Blob(Buffer.from('absent'));
-    const answer = await request(app.port, absent.getPath, { headers: { ...absent.getHeaders, accept: 'application/json' } });
+    const answer = await request(app.port, absent.getPath, {
+      headers: { ...absent.getHeaders, accept: 'application/json' },
+    });
     expect(answer.headers['content-type']).toBe('application/problem+json');
-    expect(JSON.parse(answer.text)).toMatchObject({ status: 404, code: 'BLOB_NOT_FOUND', requestId: answer.headers['x-request-id'] });
+    expect(JSON.parse(answer.text)).toMatchObject({
+      status: 404,
+      code: 'BLOB_NOT_FOUND',
+      requestId: answer.headers['x-request-id'],
+    });
   });
 
   it('takes metadata of 600 kB in its header, as Go’s server does', async () => {
@@ -154,11 +179,14 @@ describe('v2: the Go service’s API', () => {
     expect((await get(app.port, large)).body).toEqual(large.bytes);
   });
 
-  it.each(['a+b', 'a b', 'a%20b', 'a%2Bb', '100%', 'ünï-✓', 'ns.with-dots_1', '日本'])('keeps namespace %s as it is', async (namespace) => {
-    const one = v2Blob(Buffer.from(`in ${namespace}`), namespace);
-    expect(JSON.parse((await put(app.port, one)).text).Key).toBe(one.key);
-    expect((await get(app.port, one)).body).toEqual(one.bytes);
-  });
+  it.each(['a+b', 'a b', 'a%20b', 'a%2Bb', '100%', 'ünï-✓', 'ns.with-dots_1', '日本'])(
+    'keeps namespace %s as it is',
+    async (namespace) => {
+      const one = v2Blob(Buffer.from(`in ${namespace}`), namespace);
+      expect(JSON.parse((await put(app.port, one)).text).Key).toBe(one.key);
+      expect((await get(app.port, one)).body).toEqual(one.bytes);
+    },
+  );
 
   it('accepts custom headers whose values the Go codec has query-escaped', async () => {
     const one = v2Blob(Buffer.from('with a token'));
@@ -258,7 +286,12 @@ describe('a blob that is present', () => {
     };
     app.server.server.on('connection', count);
     for (let round = 0; round < 10; round += 1) {
-      const answer = await request(app.port, blob.putPath, { method: 'PUT', headers: blob.putHeaders, body: blob.bytes, agent });
+      const answer = await request(app.port, blob.putPath, {
+        method: 'PUT',
+        headers: blob.putHeaders,
+        body: blob.bytes,
+        agent,
+      });
       expect(answer.status).toBe(round === 0 ? 201 : 200);
     }
     app.server.server.off('connection', count);
@@ -283,7 +316,10 @@ describe('bounds', () => {
         return inner.put(key, body, expect_, options);
       },
     };
-    const arrived = (): Promise<void> => new Promise((resolve) => { notify = resolve; });
+    const arrived = (): Promise<void> =>
+      new Promise((resolve) => {
+        notify = resolve;
+      });
     return { store, waiting, arrived };
   }
 
@@ -338,8 +374,19 @@ describe('bounds', () => {
     expect((await put(slow.port, blob)).status).toBe(201);
     const connection = await RawConnection.open(slow.port);
     connection.socket.pause();
-    await connection.write(`GET ${blob.getPath} HTTP/1.1\r\nhost: x\r\n${Object.entries(blob.getHeaders).map(([n, v]) => `${n}: ${v}\r\n`).join('')}\r\n`);
-    await expect.poll(() => slow.server.server.connections ?? new Promise<number>((resolve) => slow.server.server.getConnections((_e, n) => resolve(n))), { timeout: 20_000 }).toBe(0);
+    await connection.write(
+      `GET ${blob.getPath} HTTP/1.1\r\nhost: x\r\n${Object.entries(blob.getHeaders)
+        .map(([n, v]) => `${n}: ${v}\r\n`)
+        .join('')}\r\n`,
+    );
+    await expect
+      .poll(
+        () =>
+          slow.server.server.connections ??
+          new Promise<number>((resolve) => slow.server.server.getConnections((_e, n) => resolve(n))),
+        { timeout: 20_000 },
+      )
+      .toBe(0);
     await slow.close();
   });
 });

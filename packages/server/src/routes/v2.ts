@@ -1,5 +1,13 @@
 /** The Go Large Payload Service's API, v2 (docs/wire.md): its own clients work unchanged. */
-import { discard, formatKey, keyFor, LpsError, parseKey, parseMetadataHeader, type StoredBlob } from '@large-payload/core';
+import {
+  discard,
+  formatKey,
+  keyFor,
+  LpsError,
+  parseKey,
+  parseMetadataHeader,
+  type StoredBlob,
+} from '@large-payload/core';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { parseQuery, requiredOf } from '../http/query.js';
 import type { Transfers } from '../http/transfer.js';
@@ -34,7 +42,10 @@ export function registerV2(app: FastifyInstance, transfers: Transfers): void {
 /** The Go service asks for this header on gets too. */
 export function requireOctets(request: FastifyRequest): void {
   if (request.headers['content-type'] !== 'application/octet-stream') {
-    throw new LpsError('INVALID_ARGUMENT', 'missing or incorrect Content-Type header: it must be application/octet-stream');
+    throw new LpsError(
+      'INVALID_ARGUMENT',
+      'missing or incorrect Content-Type header: it must be application/octet-stream',
+    );
   }
 }
 

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { digestOf, memoryStore, openHttpStore, v1ObjectName } from '@large-payload/core';
 import { testBlobStore } from '@large-payload/core/conformance';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { putHead, RawConnection, type RunningApp, request, startApp, v2Blob } from '../http/testing.js';
 
 const octets = { 'content-type': 'application/octet-stream' };
@@ -30,7 +30,10 @@ testBlobStore(
     skip: [
       { test: 'deletes, and takes the blob again', reason: noDelete },
       { test: 'keeps its own objects', reason: 'the service keeps its own objects to itself' },
-      { test: 'lets one of two own objects win that come at once', reason: 'the service keeps its own objects to itself' },
+      {
+        test: 'lets one of two own objects win that come at once',
+        reason: 'the service keeps its own objects to itself',
+      },
       { test: 'keeps generations beside the first', reason: 'generations are the service’s affair' },
     ],
   },
@@ -107,16 +110,21 @@ describe('v3 blobs', () => {
     expect(JSON.parse(answer.text)).toMatchObject({ code: 'RANGE_NOT_SATISFIABLE' });
   });
 
-  it.each(['bytes=5-4', 'bytes=a-b', 'items=0-1', 'bytes=0-1,3-4', 'bytes=-'])('are sent whole for %s', async (range) => {
-    const blob = await stored(100);
-    expect((await request(app.port, pathOf(blob.key), { headers: { range } })).status).toBe(200);
-  });
+  it.each(['bytes=5-4', 'bytes=a-b', 'items=0-1', 'bytes=0-1,3-4', 'bytes=-'])(
+    'are sent whole for %s',
+    async (range) => {
+      const blob = await stored(100);
+      expect((await request(app.port, pathOf(blob.key), { headers: { range } })).status).toBe(200);
+    },
+  );
 
   it('are sent whole when If-Range names other bytes', async () => {
     const blob = await stored(100);
     const headers = { range: 'bytes=0-9', 'if-range': `"${blob.digest}"` };
     expect((await request(app.port, pathOf(blob.key), { headers })).status).toBe(206);
-    expect((await request(app.port, pathOf(blob.key), { headers: { ...headers, 'if-range': '"x"' } })).status).toBe(200);
+    expect((await request(app.port, pathOf(blob.key), { headers: { ...headers, 'if-range': '"x"' } })).status).toBe(
+      200,
+    );
   });
 
   it('answer Expect: 100-continue early when they are present', async () => {
@@ -135,15 +143,22 @@ describe('v3 blobs', () => {
       headers: { 'content-type': 'application/json' },
       body: Buffer.from(JSON.stringify({ keys: [a.key, absent, b.key] })),
     });
-    expect(JSON.parse(answer.text)).toEqual({ blobs: [{ key: a.key, size: 10 }, { key: b.key, size: 20 }] });
+    expect(JSON.parse(answer.text)).toEqual({
+      blobs: [
+        { key: a.key, size: 10 },
+        { key: b.key, size: 20 },
+      ],
+    });
   });
 
   it('are listed page by page', async () => {
-    const blobs = await Promise.all(Array.from({ length: 5 }, async (_, index) => {
-      const blob = v2Blob(randomBytes(10 + index), 'listed');
-      await request(app.port, pathOf(blob.key), { method: 'PUT', headers: octets, body: blob.bytes });
-      return blob.key;
-    }));
+    const blobs = await Promise.all(
+      Array.from({ length: 5 }, async (_, index) => {
+        const blob = v2Blob(randomBytes(10 + index), 'listed');
+        await request(app.port, pathOf(blob.key), { method: 'PUT', headers: octets, body: blob.bytes });
+        return blob.key;
+      }),
+    );
     const seen: string[] = [];
     for (let after: string | null = ''; after !== null; ) {
       const query = new URLSearchParams({ prefix: '/blobs/listed/', limit: '2', ...(after === '' ? {} : { after }) });
@@ -159,18 +174,40 @@ describe('v3 refuses', () => {
   const blob = v2Blob(Buffer.from('refused'));
   const json = { 'content-type': 'application/json' };
   const stat = (body: string): [string, string, string, number, string, Record<string, string>, string] => [
-    'a stat of ' + body.slice(0, 30), 'POST', '/v3/blobs/stat', 400, 'INVALID_ARGUMENT', json, body,
+    'a stat of ' + body.slice(0, 30),
+    'POST',
+    '/v3/blobs/stat',
+    400,
+    'INVALID_ARGUMENT',
+    json,
+    body,
   ];
   it.each<[string, string, string, number, string, Record<string, string>, string]>([
     ['a put without a key', 'PUT', '/v3/blobs', 400, 'INVALID_ARGUMENT', octets, 'refused'],
     ['a put to a key that is none', 'PUT', pathOf('/etc/passwd'), 400, 'INVALID_KEY', octets, 'refused'],
     ['a put to the service’s own object', 'PUT', pathOf('.lps/catalog'), 400, 'INVALID_KEY', octets, 'refused'],
     ['a put to an object of v1', 'PUT', pathOf(v1ObjectName(blob.digest)), 400, 'INVALID_KEY', octets, 'refused'],
-    ['a put of another type', 'PUT', pathOf(blob.key), 400, 'INVALID_ARGUMENT', { 'content-type': 'text/html' }, 'refused'],
+    [
+      'a put of another type',
+      'PUT',
+      pathOf(blob.key),
+      400,
+      'INVALID_ARGUMENT',
+      { 'content-type': 'text/html' },
+      'refused',
+    ],
     ['a put of other bytes', 'PUT', pathOf(blob.key), 400, 'DIGEST_MISMATCH', octets, 'refusee'],
     ['a get of an absent blob', 'GET', pathOf(blob.key), 404, 'BLOB_NOT_FOUND', {}, ''],
     ['a get of the service’s own object', 'GET', pathOf('.lps/catalog'), 400, 'INVALID_KEY', {}, ''],
-    ['a get of an object of v1, unless told whose it is', 'GET', pathOf(v1ObjectName(blob.digest)), 400, 'INVALID_KEY', {}, ''],
+    [
+      'a get of an object of v1, unless told whose it is',
+      'GET',
+      pathOf(v1ObjectName(blob.digest)),
+      400,
+      'INVALID_KEY',
+      {},
+      '',
+    ],
     ['a delete', 'DELETE', pathOf(blob.key), 405, 'METHOD_NOT_ALLOWED', {}, ''],
     ['an unknown route', 'GET', '/v3/nothing', 404, 'ROUTE_NOT_FOUND', {}, ''],
     ['a path that is not percent-encoded', 'GET', '/%zz', 400, 'INVALID_ARGUMENT', {}, ''],
@@ -188,7 +225,11 @@ describe('v3 refuses', () => {
     stat(`{"keys":["${'x'.repeat(3e6)}"]}`),
     ['a stat of a key that is none', 'POST', '/v3/blobs/stat', 400, 'INVALID_KEY', json, '{"keys":["x"]}'],
   ])('%s', async (_what, method, path, status, code, headers, body) => {
-    const answer = await request(app.port, path, { method, headers: { ...headers, 'content-length': Buffer.byteLength(body) }, body: Buffer.from(body) });
+    const answer = await request(app.port, path, {
+      method,
+      headers: { ...headers, 'content-length': Buffer.byteLength(body) },
+      body: Buffer.from(body),
+    });
     expect(answer.status).toBe(status);
     expect(answer.headers['content-type']).toBe('application/problem+json');
     const problem = JSON.parse(answer.text);
@@ -210,7 +251,9 @@ describe('v1', () => {
     expect((await request(old.port, path, { headers })).body).toEqual(bytes);
     expect((await request(old.port, path, { headers: octets })).status).toBe(400);
     expect((await request(old.port, '/v1/blobs/get?digest=x', { headers })).status).toBe(400);
-    expect((await request(old.port, `/v1/blobs/get?digest=${digestOf(Buffer.from('y'))}`, { headers })).status).toBe(404);
+    expect((await request(old.port, `/v1/blobs/get?digest=${digestOf(Buffer.from('y'))}`, { headers })).status).toBe(
+      404,
+    );
     expect((await request(old.port, path, { method: 'PUT', headers })).status).toBe(405);
     expect((await request(old.port, pathOf(v1ObjectName(digest)))).body).toEqual(bytes);
     await old.close();
@@ -222,7 +265,10 @@ describe('operations', () => {
   it('say that the service is alive, ready, what it is and how it does', async () => {
     expect((await request(app.port, '/healthz')).status).toBe(200);
     expect((await request(app.port, '/readyz')).status).toBe(200);
-    expect(JSON.parse((await request(app.port, '/version')).text)).toMatchObject({ name: 'large-payload-service', api: ['v2', 'v3'] });
+    expect(JSON.parse((await request(app.port, '/version')).text)).toMatchObject({
+      name: 'large-payload-service',
+      api: ['v2', 'v3'],
+    });
     await stored(10);
     const { text, headers } = await request(app.port, '/metrics');
     expect(headers['content-type']).toMatch(/^text\/plain/);
@@ -233,7 +279,9 @@ describe('operations', () => {
   it('keep a harmless request id, and make one for others', async () => {
     const given = await request(app.port, '/healthz', { headers: { 'x-request-id': 'abc-1' } });
     expect(given.headers['x-request-id']).toBe('abc-1');
-    const bad = await request(app.port, '/healthz', { headers: { 'x-request-id': 'a b\u001b[31m'.replace('\u001b', '') + '"' } });
+    const bad = await request(app.port, '/healthz', {
+      headers: { 'x-request-id': 'a b"[31m' },
+    });
     expect(bad.headers['x-request-id']).toMatch(/^[0-9a-f]{12}-\d+$/);
   });
 });

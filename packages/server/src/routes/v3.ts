@@ -43,7 +43,8 @@ export function registerV3(app: FastifyInstance, transfers: Transfers, options: 
     const range = info && parseRange(request.raw, info.size);
     const blob = await store.get(key, range === undefined ? {} : { range });
     if (blob === undefined) throw notFound();
-    if (range === undefined) return transfers.send(request, reply, blob, { status: 200, length: blob.info.size, headers });
+    if (range === undefined)
+      return transfers.send(request, reply, blob, { status: 200, length: blob.info.size, headers });
     return transfers.send(request, reply, blob, {
       status: 206,
       length: range.end - range.start + 1,
@@ -53,7 +54,8 @@ export function registerV3(app: FastifyInstance, transfers: Transfers, options: 
 
   app.post('/v3/blobs/stat', { bodyLimit: 2 * 1024 * 1024 }, async (request, reply) => {
     const { success, data } = statBody.safeParse(request.body);
-    if (!success) throw new LpsError('INVALID_ARGUMENT', `the body must be {"keys":[…]} with at most ${maxKeysPerStat} keys`);
+    if (!success)
+      throw new LpsError('INVALID_ARGUMENT', `the body must be {"keys":[…]} with at most ${maxKeysPerStat} keys`);
     for (const key of data.keys) parseKey(key);
     const found = await statOf(store, data.keys);
     const blobs = [...found.values()].map(({ key, size, protectedUntil }) => ({ key, size, protectedUntil }));
