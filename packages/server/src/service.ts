@@ -283,9 +283,12 @@ async function listen(server: ReturnType<typeof createApp>['server'], config: Co
 /** Lets requests under way finish, for so long; then cuts what is left. */
 async function drain(server: ReturnType<typeof createApp>['server'], timeoutMs: number): Promise<void> {
   const timer = setTimeout(() => server.server.closeAllConnections(), timeoutMs);
+  // a connection whose request began before, and was answered since, is kept alive by its client
+  const idle = setInterval(() => server.server.closeIdleConnections(), 50);
   try {
     await server.close();
   } finally {
     clearTimeout(timer);
+    clearInterval(idle);
   }
 }

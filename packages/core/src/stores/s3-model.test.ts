@@ -393,6 +393,12 @@ describe('s3 get and head', () => {
     // a server that does not know ranges
     model.faults.push((_, response) => answer(response, 200, 'all of it'));
     await failure(store.get(key, { range: { start: 0, end: 2 } }), 'STORE_UNAVAILABLE');
+    model.faults.push((_, response) => {
+      response
+        .writeHead(206, { 'content-range': 'bytes 0-2/9', 'transfer-encoding': 'chunked' })
+        .end('more than three');
+    });
+    await failure(store.get(key, { range: { start: 0, end: 2 } }), 'STORE_UNAVAILABLE');
   });
 });
 

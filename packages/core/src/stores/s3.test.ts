@@ -202,4 +202,20 @@ describe('s3 signature', () => {
       client.destroy();
     }
   });
+
+  it('changes with the day and with the keys', () => {
+    const request = { method: 'GET', path: '/', query: '', headers: { host: 'x' }, bodySha256: emptySha256 };
+    const [today, tomorrow] = [new Date('2026-02-03T23:59:59Z'), new Date('2026-02-04T00:00:00Z')];
+    const keys = { accessKeyId: 'a', secretAccessKey: 'one' };
+    const reused = s3Signer('r');
+    for (const [secretAccessKey, now] of [
+      ['one', today],
+      ['one', tomorrow],
+      ['two', tomorrow],
+      ['one', today],
+    ] as const) {
+      const signed = (signer: typeof reused) => signer(request, { ...keys, secretAccessKey }, now).authorization;
+      assert.equal(signed(reused), signed(s3Signer('r')));
+    }
+  });
 });

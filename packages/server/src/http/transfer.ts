@@ -1,5 +1,5 @@
 import type { IncomingMessage } from 'node:http';
-import { type BlobStore, discard, LpsError, type PutResult, type StoredBlob } from '@large-payload/core';
+import { type BlobStore, discard, isLpsError, LpsError, type PutResult, type StoredBlob } from '@large-payload/core';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Metrics } from '../metrics.js';
 import type { PaceMonitor } from './pace.js';
@@ -86,8 +86,9 @@ export class Transfers {
     try {
       return await this.store.put(key, body, expect, { signal: abort.signal });
     } catch (error) {
-      // the client's own failing (too slow, gone) says more than what it led to
-      throw body.errored ?? error;
+      // the client's own failing (too slow, gone) says more than what it led to; a stream that the store let go of has an
+      // error of Node's
+      throw isLpsError(body.errored) ? body.errored : error;
     } finally {
       body.off('error', stop);
     }
