@@ -13,7 +13,9 @@ export async function runLoad({ lpsbench, server, store, size, count, clients, h
   const phases = `put,dup,${store === 'memory' ? '' : 'pause,'}get,get,hot`;
   const numbers = { n: count, size, c: clients, hot };
   const args = Object.entries(numbers).flatMap(([name, value]) => [`-${name}`, String(value)]);
-  const child = spawn(lpsbench, ['-url', server.url, '-phases', phases, ...args], { stdio: ['pipe', 'pipe', 'inherit'] });
+  const child = spawn(lpsbench, ['-url', server.url, '-phases', phases, ...args], {
+    stdio: ['pipe', 'pipe', 'inherit'],
+  });
   const ended = once(child, 'close');
   try {
     let measure = startMeasuring(server.pid, gatewayPid);
@@ -52,7 +54,9 @@ function startMeasuring(pid, gatewayPid) {
   const before = read();
   return () => {
     const after = read();
-    const used = Object.fromEntries(Object.entries(after).map(([name, value]) => [name, round(value - before[name], 2)]));
+    const used = Object.fromEntries(
+      Object.entries(after).map(([name, value]) => [name, round(value - before[name], 2)]),
+    );
     return { peak_rss_MiB: round(peakRssMiB(pid)), database_MiB: round(childrenUsage(pid).pssMiB), ...used };
   };
 }

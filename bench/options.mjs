@@ -22,7 +22,8 @@ Options:
   --count N       blobs of each size                      (default: about 400 MB of each size, at most 2000 blobs)
   --rounds N      everything so often                     (default: 1, and 3 with --peer)
   --quick         few blobs: a smoke test, whose figures mean little
-  --serve ARGS    more arguments for lps serve, such as '--cache-memory-bytes 256MiB'
+  --serve=ARGS    more arguments for lps serve, such as --serve='--cache-memory-bytes 256MiB'
+  --node=ARGS     more arguments for its node, such as --node='--cpu-prof --cpu-prof-dir=/tmp/profiles'
   --peer CMD      run another server of the v2 API in turns with ours, and show ours/peer
   --memory        instead: the memory that 4 uploads and 4 downloads of 1 GiB take at once (with --stores file, s3;
                   --sizes for other sizes; needs 8 times that size in the directory for temporary files)
@@ -52,6 +53,7 @@ export function readOptions(args) {
       count: text,
       rounds: text,
       serve: text,
+      node: text,
       peer: text,
       json: text,
       quick: yes,
@@ -68,13 +70,18 @@ export function readOptions(args) {
     clients: readCount('--clients', values.clients),
     count: readCount('--count', values.count),
     rounds: readCount('--rounds', values.rounds) ?? (peer !== undefined && !quick ? 3 : 1),
-    serve: values.serve?.split(/\s+/).filter(Boolean) ?? [],
+    serve: words(values.serve),
+    node: words(values.node),
     peer,
     json,
     quick,
     memory,
     help,
   };
+}
+
+function words(text) {
+  return text?.split(/\s+/).filter(Boolean) ?? [];
 }
 
 const units = { B: 1, kB: 1e3, MB: 1e6, GB: 1e9, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30 };
@@ -95,6 +102,7 @@ function readList(option, given, defaults, allowed) {
 }
 
 function readCount(option, given) {
-  if (given !== undefined && !/^[1-9]\d{0,6}$/.test(given)) throw new Error(`${option}: ${given} is not a whole number`);
+  if (given !== undefined && !/^[1-9]\d{0,6}$/.test(given))
+    throw new Error(`${option}: ${given} is not a whole number`);
   return given === undefined ? undefined : Number(given);
 }

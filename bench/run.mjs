@@ -65,7 +65,7 @@ async function runRounds({ stores, sizes, rounds, gateway, report, ...options })
 }
 
 async function startServer(server, store, gateway, options, withoutPeer) {
-  if (server === 'ours') return startOurs({ store, gateway, serve: options.serve });
+  if (server === 'ours') return startOurs({ store, gateway, ...options });
   try {
     return await startPeer({ store, gateway, command: options.peer });
   } catch (error) {
@@ -86,7 +86,12 @@ function loadOf({ bytes }, { quick, clients, count }) {
   const concurrent = clients ?? (isLarge ? 4 : 16);
   const enough = Math.min(quick ? 40 : 2000, Math.max(quick ? 4 : 12, Math.round(totalBytes / bytes)));
   const blobs = count ?? enough;
-  return { size: bytes, count: blobs, clients: concurrent, hot: Math.min(blobs, Math.max(1, Math.floor(hotBytes / bytes))) };
+  return {
+    size: bytes,
+    count: blobs,
+    clients: concurrent,
+    hot: Math.min(blobs, Math.max(1, Math.floor(hotBytes / bytes))),
+  };
 }
 
 /** The service is measured with its defaults, whatever the user's shell has set for it. */

@@ -9,15 +9,14 @@ const lps = fileURLToPath(new URL('../packages/server/bin/lps.js', import.meta.u
  * A server under load: `{ url, pid, restart(), remove() }`. A restart keeps its blobs and its port (`pid` changes), except
  * with the memory store; `remove` ends it and removes its blobs.
  */
-export async function startOurs({ store, gateway, serve = [] }) {
+export async function startOurs({ store, gateway, serve, node }) {
   const dataDir = tempDir('bench-data');
   const bucket = store === 's3' ? await newBucket(gateway) : undefined;
   const start = async (port) => {
     const args = ['serve', '--port', String(port), '--data-dir', dataDir, '--store', store, '--log-level', 'warn'];
     if (bucket !== undefined) args.push('--s3-bucket', bucket.name, '--s3-endpoint', gateway.endpoint);
     if (bucket !== undefined) args.push('--s3-region', gateway.region);
-    const nodeArgs = (process.env.BENCH_NODE_ARGS ?? '').split(' ').filter(Boolean);
-    const server = await spawnLogged(process.execPath, [...nodeArgs, lps, ...args, ...serve], {
+    const server = await spawnLogged(process.execPath, [...node, lps, ...args, ...serve], {
       env: gateway === undefined ? {} : credentials(gateway),
     });
     await waitUntilReady(server, 'lps serve', async () => (await fetch(`http://127.0.0.1:${port}/readyz`)).ok);

@@ -17,7 +17,13 @@ export function summary(results) {
     const most = (field) => tidy(Math.max(...group.map((result) => result[field])));
     const errors = group.reduce((sum, result) => sum + result.errors, 0);
     const load = [middle('ops_s'), middle('MB_s'), middle('p50_ms'), middle('p99_ms'), errors];
-    const usage = [most('peak_rss_MiB'), middle('cpu_s'), most('database_MiB'), middle('database_cpu_s'), middle('store_cpu_s')];
+    const usage = [
+      most('peak_rss_MiB'),
+      middle('cpu_s'),
+      most('database_MiB'),
+      middle('database_cpu_s'),
+      middle('store_cpu_s'),
+    ];
     return [store, size_name, phase, server, n, c, ...load, ...usage];
   });
   const load = ['blobs', 'clients', 'ops/s', 'MB/s', 'p50 ms', 'p99 ms', 'errors'];
@@ -25,19 +31,33 @@ export function summary(results) {
   return renderTable(['store', 'size', 'phase', 'server', ...load, ...usage], rows);
 }
 
-/** ours/peer in ops/s, of the runs next to each other; empty when there is no peer. */
+/**
+ * ours/peer in ops/s, of the runs next to each other, and in CPU time (ours with its database), which a busy machine
+ * disturbs less. Empty when there is no peer.
+ */
 export function comparison(results) {
   const rows = groups(results, ['store', 'size_name', 'phase']).flatMap((group) => {
     const [{ store, size_name, phase }] = group;
     const pairs = groups(group, ['round']).flatMap((pair) => {
       const [ours, peer] = ['ours', 'peer'].map((name) => pair.find((result) => result.server === name));
-      return ours && peer ? [ours.ops_s / peer.ops_s] : [];
+      return ours && peer ? [{ speed: ours.ops_s / peer.ops_s, cpu: cpuOf(ours) / cpuOf(peer) }] : [];
     });
     if (pairs.length === 0) return [];
-    const range = `${Math.min(...pairs).toFixed(2)} - ${Math.max(...pairs).toFixed(2)}`;
-    return [[store, size_name, phase, median(pairs).toFixed(2), range, pairs.length]];
+    const ratios = ['speed', 'cpu'].flatMap((name) => middleAndRange(pairs.map((pair) => pair[name])));
+    return [[store, size_name, phase, ...ratios, pairs.length]];
   });
-  return rows.length === 0 ? [] : renderTable(['store', 'size', 'phase', 'ours/peer', 'min - max', 'rounds'], rows);
+  const head = ['store', 'size', 'phase', 'ops/s ours/peer', 'min - max', 'CPU ours/peer', 'min - max', 'rounds'];
+  return rows.length === 0 ? [] : renderTable(head, rows);
+}
+
+function cpuOf({ cpu_s, database_cpu_s }) {
+  return cpu_s + database_cpu_s;
+}
+
+function middleAndRange(values) {
+  const known = values.filter(Number.isFinite);
+  if (known.length === 0) return [undefined, undefined];
+  return [median(known).toFixed(2), `${Math.min(...known).toFixed(2)} - ${Math.max(...known).toFixed(2)}`];
 }
 
 export function median(values) {

@@ -48,9 +48,9 @@ function fileOf(blob: V2Blob): string {
   return join(dataDir, 'store', 'blobs', namespace, 'common', (hex ?? '').slice(0, 2), `${hex}.${metadataHex}`);
 }
 
-async function writeObject(gateway: Versitygw, name: string, bytes: Uint8Array): Promise<void> {
+async function writeObject(gateway: Versitygw, bucket: string, name: string, bytes: Uint8Array): Promise<void> {
   const client = await openS3Client(gateway);
-  await client.send(new PutObjectCommand({ Bucket: gateway.bucket, Key: name, Body: bytes }));
+  await client.send(new PutObjectCommand({ Bucket: bucket, Key: name, Body: bytes }));
   client.destroy();
 }
 
@@ -71,7 +71,7 @@ if (s3 !== undefined) {
     // what is damaged in the bucket would be read from memory
     options: { store: s3, args: ['--cache-memory-bytes', '0'] },
     objectDir: join(s3.dir, s3.bucket),
-    write: (blob, bytes) => writeObject(s3, blob.key, bytes),
+    write: (blob, bytes) => writeObject(s3, s3.bucket, blob.key, bytes),
   });
 }
 afterAll(() => s3?.stop());
@@ -238,10 +238,12 @@ describe.each(places)('on $name', ({ options, objectDir, write }) => {
       else connection.socket.end();
       if (index % 2 === 1) expect(await connection.untilClosed()).not.toMatch(/^HTTP\/1\.1 20[01]/);
       expect(await read(port, sized(blob)), `at ${at}`).toEqual(notFound);
-      expect((await put(port, blob)).status, `at ${at}`).toBe(201);
+      // 200 when the one that broke off has not ended yet, and met the object of this one before its row was settled
+      expect([200, 201], `at ${at}`).toContain((await put(port, blob)).status);
       expect(await read(port, sized(blob)), `at ${at}`).toEqual(rightRead);
     }
-    const settled = async (): Promise<true | undefined> => ((await metric(port, 'lps_uploads_in_flight')) === 0 ? true : undefined);
+    const settled = async (): Promise<true | undefined> =>
+      (await metric(port, 'lps_uploads_in_flight')) === 0 ? true : undefined;
     await until('the end of all uploads', settled);
     expect(await queryCatalog(service.dataDir, 'select * from lps.lease')).toEqual([]);
   });
@@ -289,21 +291,24 @@ describe('blobs of version 1', () => {
   const digest = digestOf(bytes);
 
   function getV1(port: number) {
-    const headers = { 'content-type': 'application/octet-stream', 'x-payload-expected-content-length': String(bytes.length) };
+    const headers = {
+      'content-type': 'application/octet-stream',
+      'x-payload-expected-content-length': String(bytes.length),
+    };
     return request(port, `/v1/blobs/get?${new URLSearchParams({ digest })}`, { headers });
   }
 
   it('are served only to who says whose they are', async () => {
     const v1DataDir = tempDir('v1');
-    const hex = digest.slice('sha256:'.length);
-    const dir = join(v1DataDir, 'store', 'v1', hex.slice(0, 2));
-    const store = s3 ?? 'file';
-    if (s3 !== undefined) await writeObject(s3, `blobs/${digest}`, bytes);
+    const store = s3 === undefined ? 'file' : { ...s3, bucket: 'version-1' };
+    await s3?.createBucket('version-1');
     const without = await startService({ store, dataDir: v1DataDir });
     if (s3 === undefined) {
+      const hex = digest.slice('sha256:'.length);
+      const dir = join(v1DataDir, 'store', 'v1', hex.slice(0, 2));
       mkdirSync(dir, { recursive: true });
       writeFileSync(join(dir, hex), bytes);
-    }
+    } else await writeObject(s3, 'version-1', `blobs/${digest}`, bytes);
     expect((await getV1(without.port)).status).toBe(404);
     await without.stop();
     const served = await startService({ store, dataDir: v1DataDir, args: ['--v1-namespace', 'orders'] });

@@ -8,7 +8,18 @@ import { join } from 'node:path';
 import { startVersitygw, tempDir } from '@large-payload/test-components';
 import { afterAll, describe, expect, it } from 'vitest';
 import { startEmbeddedPostgres } from '../packages/server/src/catalog/embedded-postgres.ts';
-import { again, newBlob, newSeededBlob, notFound, put, read, rightRead, type SeededBlob, sized, stalledPut } from './support/blobs.ts';
+import {
+  again,
+  newBlob,
+  newSeededBlob,
+  notFound,
+  put,
+  read,
+  rightRead,
+  type SeededBlob,
+  sized,
+  stalledPut,
+} from './support/blobs.ts';
 import { processesIn } from './support/postgres.ts';
 import { isLong, scaled } from './support/scale.ts';
 import { type RunningService, refusedStart, startService } from './support/service.ts';
@@ -90,7 +101,12 @@ async function client(port: number, ledger: Ledger, isOver: () => boolean): Prom
 }
 
 /** Load until so many more blobs are acknowledged; then `end`, in the midst of it. */
-async function loadUntil(service: RunningService, ledger: Ledger, blobs: number, end: () => Promise<unknown>): Promise<void> {
+async function loadUntil(
+  service: RunningService,
+  ledger: Ledger,
+  blobs: number,
+  end: () => Promise<unknown>,
+): Promise<void> {
   let isOver = false;
   const deadline = performance.now() + maxLoadMs;
   const target = ledger.acknowledged.length + blobs;
@@ -142,40 +158,50 @@ function temporaryFiles(dataDir: string): string[] {
 }
 
 describe('kill -9 under load', () => {
-  it(`loses nothing that it acknowledged, ${cycles} times over`, async () => {
-    const dataDir = tempDir('kill');
-    const ledger = new Ledger();
-    let service = await start({ dataDir });
-    for (let cycle = 1; cycle <= cycles; cycle += 1) {
-      const before = ledger.acknowledged.length;
-      const unansweredBefore = ledger.unanswered.length;
-      const kill = cycle % 2 === 0 ? () => service.killGroup() : () => service.kill();
-      await loadUntil(service, ledger, 1 + randomInt(30), kill);
+  it(
+    `loses nothing that it acknowledged, ${cycles} times over`,
+    async () => {
+      const dataDir = tempDir('kill');
+      const ledger = new Ledger();
+      let service = await start({ dataDir });
+      for (let cycle = 1; cycle <= cycles; cycle += 1) {
+        const before = ledger.acknowledged.length;
+        const unansweredBefore = ledger.unanswered.length;
+        const kill = cycle % 2 === 0 ? () => service.killGroup() : () => service.kill();
+        await loadUntil(service, ledger, 1 + randomInt(30), kill);
+        running.delete(service);
+        service = await start({ dataDir });
+        await expectAllThere(service.port, ledger.acknowledged.slice(before), ledger);
+        await expectAllThere(service.port, sampleOf(ledger.acknowledged.slice(0, before), sampleSize), ledger);
+        await expectWhole(service.port, ledger.unanswered.slice(unansweredBefore).slice(-clients), ledger);
+        expect(ledger.violations, `after cycle ${cycle}`).toEqual([]);
+      }
+      await expectAllThere(service.port, ledger.acknowledged, ledger);
+      for (const blob of sampleOf(ledger.aborted, sampleSize)) expect(await read(service.port, blob)).toEqual(notFound);
+      expect(ledger.violations).toEqual([]);
+      expect(ledger.acknowledged.length).toBeGreaterThan(cycles);
+      expect(temporaryFiles(dataDir)).toEqual([]);
+      expect(await service.kill('SIGTERM')).toBe('exit code 0');
       running.delete(service);
-      service = await start({ dataDir });
-      await expectAllThere(service.port, ledger.acknowledged.slice(before), ledger);
-      await expectAllThere(service.port, sampleOf(ledger.acknowledged.slice(0, before), sampleSize), ledger);
-      await expectWhole(service.port, ledger.unanswered.slice(unansweredBefore).slice(-clients), ledger);
-      expect(ledger.violations, `after cycle ${cycle}`).toEqual([]);
-    }
-    await expectAllThere(service.port, ledger.acknowledged, ledger);
-    for (const blob of sampleOf(ledger.aborted, sampleSize)) expect(await read(service.port, blob)).toEqual(notFound);
-    expect(ledger.violations).toEqual([]);
-    expect(ledger.acknowledged.length).toBeGreaterThan(cycles);
-    expect(temporaryFiles(dataDir)).toEqual([]);
-    expect(await service.kill('SIGTERM')).toBe('exit code 0');
-    running.delete(service);
-    expect(temporaryFiles(dataDir)).toEqual([]);
-    expect(processesIn(dataDir)).toEqual([]);
-    console.log(`kill -9: ${cycles} cycles, ${ledger.operations} operations, ${ledger.acknowledged.length} blobs acknowledged, 0 lost`);
-  }, isLong ? 900_000 : 240_000);
+      expect(temporaryFiles(dataDir)).toEqual([]);
+      expect(processesIn(dataDir)).toEqual([]);
+      console.log(
+        `kill -9: ${cycles} cycles, ${ledger.operations} operations, ${ledger.acknowledged.length} blobs acknowledged, 0 lost`,
+      );
+    },
+    isLong ? 900_000 : 240_000,
+  );
 });
 
 describe('one owner', () => {
   const external = startEmbeddedPostgres({ throwAway: true });
   afterAll(async () => (await external).stop());
 
-  async function expectRefused(first: RunningService, second: Parameters<typeof refusedStart>[0], reason: RegExp): Promise<void> {
+  async function expectRefused(
+    first: RunningService,
+    second: Parameters<typeof refusedStart>[0],
+    reason: RegExp,
+  ): Promise<void> {
     const before = newBlob(5000);
     expect((await put(first.port, before)).status).toBe(201);
     // the AWS SDK's word on old versions of Node is not ours
@@ -211,14 +237,21 @@ describe('one owner', () => {
   it('keeps a second catalog off a bucket, and off a directory of files', async () => {
     const dataDir = tempDir('owner');
     await (await start({ dataDir })).stop();
-    const refused = await refusedStart({ dataDir, env: { LPS_DATABASE_URL: (await external).url, LPS_DATABASE_SCHEMA: 'other' } });
+    const refused = await refusedStart({
+      dataDir,
+      env: { LPS_DATABASE_URL: (await external).url, LPS_DATABASE_SCHEMA: 'other' },
+    });
     expect(refused.stderr).toMatch(/^lps: this file store belongs to another catalog/);
     expect(refused.exitCode).toBeGreaterThan(0);
 
     const s3 = await startVersitygw();
     if (s3 === undefined) return;
     const first = await start({ store: s3 });
-    await expectRefused(first, { store: s3, dataDir: tempDir('other') }, /^lps: this s3 store belongs to another catalog/);
+    await expectRefused(
+      first,
+      { store: s3, dataDir: tempDir('other') },
+      /^lps: this s3 store belongs to another catalog/,
+    );
     await first.stop();
     await s3.stop();
   });

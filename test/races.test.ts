@@ -1,6 +1,7 @@
 /** Many clients, one new blob, at the same moment; one of them stalls half-way and holds up nobody. */
-import http from 'node:http';
+
 import { readdirSync } from 'node:fs';
+import http from 'node:http';
 import { join } from 'node:path';
 import { startVersitygw, tempDir } from '@large-payload/test-components';
 import { afterAll, describe, expect, it } from 'vitest';
@@ -16,7 +17,10 @@ const size = 300_000;
 function objectsOf(dir: string, blob: V2Blob): string[] {
   const hex = blob.digest.slice('sha256:'.length);
   const entries = readdirSync(dir, { recursive: true, withFileTypes: true });
-  return entries.filter((entry) => entry.isFile()).map((entry) => join(entry.parentPath, entry.name)).filter((path) => path.includes(hex));
+  return entries
+    .filter((entry) => entry.isFile())
+    .map((entry) => join(entry.parentPath, entry.name))
+    .filter((path) => path.includes(hex));
 }
 
 interface Place {
@@ -29,7 +33,12 @@ interface Place {
 const s3 = await startVersitygw();
 const dataDir = tempDir('races');
 const places: Place[] = [
-  { name: 'file', options: { dataDir }, objectDir: join(dataDir, 'store'), temporaryDir: join(dataDir, 'store', 'tmp') },
+  {
+    name: 'file',
+    options: { dataDir },
+    objectDir: join(dataDir, 'store'),
+    temporaryDir: join(dataDir, 'store', 'tmp'),
+  },
   ...(s3 === undefined ? [] : [{ name: 's3', options: { store: s3 }, objectDir: join(s3.dir, s3.bucket) }]),
 ];
 afterAll(() => s3?.stop());
@@ -39,14 +48,19 @@ describe.each(places)('64 clients with one new blob, on $name', ({ options, obje
   afterAll(() => service?.stop());
 
   async function uploadsInFlight(count: number): Promise<void> {
-    const inFlight = async (): Promise<true | undefined> => ((await metric(service.port, 'lps_uploads_in_flight')) === count ? true : undefined);
+    const inFlight = async (): Promise<true | undefined> =>
+      (await metric(service.port, 'lps_uploads_in_flight')) === count ? true : undefined;
     await until(`${count} uploads in flight`, inFlight);
   }
 
   async function expectOne(blob: V2Blob): Promise<void> {
     expect(objectsOf(objectDir, blob)).toHaveLength(1);
     const hex = blob.digest.slice('sha256:'.length);
-    const rows = await queryCatalog(service.dataDir, `select state, size from lps.blob where digest = decode($1, 'hex')`, [hex]);
+    const rows = await queryCatalog(
+      service.dataDir,
+      `select state, size from lps.blob where digest = decode($1, 'hex')`,
+      [hex],
+    );
     expect(rows).toEqual([{ state: 'live', size: String(size) }]);
     expect(await read(service.port, sized(blob))).toEqual(rightRead);
   }
@@ -65,7 +79,9 @@ describe.each(places)('64 clients with one new blob, on $name', ({ options, obje
     const agent = new http.Agent({ maxSockets: clients });
     const answers = await Promise.all(Array.from({ length: clients - 1 }, () => put(service.port, blob, { agent })));
     agent.destroy();
-    expect(answers.filter(({ status }) => status !== 200 && status !== 201).map(({ status, text }) => `${status} ${text}`)).toEqual([]);
+    expect(
+      answers.filter(({ status }) => status !== 200 && status !== 201).map(({ status, text }) => `${status} ${text}`),
+    ).toEqual([]);
     expect(new Set(answers.map(({ text }) => text))).toEqual(new Set([JSON.stringify({ Key: blob.key })]));
     expect(answers.filter(({ status }) => status === 201).length).toBeLessThanOrEqual(1);
     expect({ received: stalled.received, closed: stalled.closed }).toEqual({ received: '', closed: false });

@@ -2,7 +2,14 @@
 import { createCipheriv, createHash, randomUUID } from 'node:crypto';
 import type http from 'node:http';
 import { digestOf } from '@large-payload/core';
-import { type Answer, RawConnection, putHead, request, type V2Blob, v2Blob } from '../../packages/server/src/http/testing.ts';
+import {
+  type Answer,
+  putHead,
+  RawConnection,
+  request,
+  type V2Blob,
+  v2Blob,
+} from '../../packages/server/src/http/testing.ts';
 
 export type { Answer, V2Blob };
 export { putHead, RawConnection, request };
@@ -35,7 +42,11 @@ function bytesOf(seed: string, size: number): Buffer {
 }
 
 /** PUT; errors come as problem documents. Rejects when the connection breaks. */
-export function put(port: number, blob: V2Blob, options: { body?: Uint8Array; agent?: http.Agent } = {}): Promise<Answer> {
+export function put(
+  port: number,
+  blob: V2Blob,
+  options: { body?: Uint8Array; agent?: http.Agent } = {},
+): Promise<Answer> {
   const { body = blob.bytes, agent } = options;
   const headers = { ...blob.putHeaders, 'content-length': body.length, accept: 'application/json' };
   return request(port, blob.putPath, { method: 'PUT', headers, body, ...(agent === undefined ? {} : { agent }) });
@@ -49,7 +60,10 @@ export interface Read {
 }
 
 /** GET, to whatever end. */
-export async function read(port: number, { key, digest, size }: Pick<SeededBlob, 'key' | 'digest' | 'size'>): Promise<Read> {
+export async function read(
+  port: number,
+  { key, digest, size }: Pick<SeededBlob, 'key' | 'digest' | 'size'>,
+): Promise<Read> {
   const headers = { 'content-type': 'application/octet-stream', 'x-payload-expected-content-length': String(size) };
   try {
     const { status, body } = await request(port, `/v2/blobs/get?${new URLSearchParams({ key })}`, { headers });

@@ -51,7 +51,11 @@ export function processesIn(dataDir: string): string[] {
 }
 
 /** One statement on the catalog of a running service. */
-export async function queryCatalog<Row extends pg.QueryResultRow>(dataDir: string, text: string, values: unknown[] = []): Promise<Row[]> {
+export async function queryCatalog<Row extends pg.QueryResultRow>(
+  dataDir: string,
+  text: string,
+  values: unknown[] = [],
+): Promise<Row[]> {
   const [, , , port, host] = pidFileLines(dataDir);
   const client = new pg.Client({ host: host ?? '', port: Number(port), user: 'lps', database: 'lps', ssl: false });
   await client.connect();
@@ -64,7 +68,9 @@ export async function queryCatalog<Row extends pg.QueryResultRow>(dataDir: strin
 
 function pidFileLines(dataDir: string): string[] {
   try {
-    return readFileSync(join(dataDir, 'postgres', 'postmaster.pid'), 'utf8').split('\n').map((line) => line.trim());
+    return readFileSync(join(dataDir, 'postgres', 'postmaster.pid'), 'utf8')
+      .split('\n')
+      .map((line) => line.trim());
   } catch {
     return [];
   }

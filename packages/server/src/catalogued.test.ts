@@ -280,6 +280,22 @@ describe('catalogued', () => {
     expect(alarms).toContain('catalog_unavailable');
   });
 
+  it('serves nothing that left while it was touched', async () => {
+    const { layer, catalog } = await open(memoryStore(), 0);
+    const { key, bytes, expected } = sample();
+    await layer.put(key, bytes, expected);
+    const { touch } = catalog;
+    Object.assign(catalog, {
+      touch: async (rows: Parameters<Catalog['touch']>[0]) =>
+        (await touch.call(catalog, rows)).map((row) => ({ ...row, state: 'taken_down' as const })),
+    });
+    for (const use of ['get', 'head', 'stat'] as const) {
+      await fixture.age(parseKey(key), 2 * 3_600_000);
+      if (use === 'stat') expect((await layer.stat?.([key]))?.size).toBe(0);
+      else expect(await layer[use](key)).toBeUndefined();
+    }
+  });
+
   it('refuses an upload whose size is not the blob’s', async () => {
     const { layer } = await open(memoryStore());
     const { key, bytes, expected } = sample();

@@ -8,8 +8,6 @@
  *           ├── absent ─ store.get, hashed on its way ───► body; at its clean end the object is adopted
  *           └── Postgres down ── store, then list {key}~ ► body
  */
-import { Writable } from 'node:stream';
-import { pipeline } from 'node:stream/promises';
 import {
   type BlobInfo,
   type BlobKey,
@@ -30,6 +28,7 @@ import {
   statOf,
 } from '@large-payload/core';
 import type { BlobRow, Catalog, Lease } from './catalog/catalog.js';
+import { hashObject } from './hash-object.js';
 
 /** Told of what an operator must know; `lps_alarms_total` counts them by kind. */
 export interface Alarms {
@@ -71,6 +70,11 @@ class Catalogued {
   readonly #catalog: Catalog;
   /** One hashing of a stored object at a time, however many wait for it; bounded by the requests under way. */
   readonly #hashing = new Map<string, Promise<number | undefined>>();
+  /**
+   * Marks under way, by logical key: who was cut off by damage and comes back at once meets the marked row. Bounded by the
+   * requests under way.
+   */
+  readonly #marking = new Map<string, Promise<void>>();
 
   constructor(
     readonly store: BlobStore,
@@ -83,6 +87,7 @@ class Catalogued {
     const blob = parseKey(key);
     if (blob.digest !== expect.digest)
       throw new LpsError('INVALID_ARGUMENT', 'the key and the digest name different bytes');
+    await this.#marking.get(key);
     const beginning = await this.#catalog.begin(blob, expect.size);
     if (beginning.kind === 'upload') return this.#upload(blob, beginning.lease, body, expect, options);
     const { row, touched } = beginning;
@@ -100,19 +105,20 @@ class Catalogued {
   async get(key: string, options: GetOptions = {}): Promise<StoredBlob | undefined> {
     const blob = clientKey(key);
     if (blob === undefined) return this.store.get(key, options);
-    const row = await this.#rowOrDown(blob);
+    const row = await this.#rowOrDown(blob, key);
     if (row === 'down') return this.#getWithoutCatalog(key, options);
     if (row === undefined || row.state === 'uploading') return this.#getUnknown(blob, key, options);
     if (!isReadable(row)) return undefined;
     const used = await this.#touchOrGoOn(row);
-    const found = await this.#getPhysical(row, options);
+    if (!isReadable(used)) return undefined; // it left `live` meanwhile
+    const found = await this.#getPhysical(used, options);
     return { body: found.body, info: { ...found.info, key, protectedUntil: used.protectedUntil } };
   }
 
   async head(key: string, options: CallOptions = {}): Promise<BlobInfo | undefined> {
     const blob = clientKey(key);
     if (blob === undefined) return this.store.head(key, options);
-    const row = await this.#rowOrDown(blob);
+    const row = await this.#rowOrDown(blob, key);
     if (row === 'down') return this.#headWithoutCatalog(key, options);
     if (row === undefined || row.state === 'uploading') return this.#adopt(blob, key, options);
     if (!isReadable(row)) return undefined;
@@ -173,7 +179,7 @@ class Catalogued {
       await this.store.put(lease.physicalKey, body, expect, { ...options, overwrite: true });
       return true;
     }
-    await this.#damaged({ id: lease.blobId, generation: lease.generation }, lease.physicalKey, 'damaged');
+    await this.#damaged({ ...lease, id: lease.blobId }, 'damaged');
     return false;
   }
 
@@ -182,7 +188,7 @@ class Catalogued {
     let running = this.#hashing.get(physicalKey);
     if (running === undefined) {
       // not the caller's signal: others wait for the same outcome
-      running = this.#readThrough(physicalKey).finally(() => this.#hashing.delete(physicalKey));
+      running = hashObject(this.store, physicalKey).finally(() => this.#hashing.delete(physicalKey));
       this.#hashing.set(physicalKey, running);
     }
     const size = await running;
@@ -190,20 +196,8 @@ class Catalogued {
     return size;
   }
 
-  async #readThrough(physicalKey: string): Promise<number | undefined> {
-    try {
-      const found = await this.store.get(physicalKey);
-      if (found === undefined) return undefined;
-      if (!isBytes(found.body))
-        await pipeline(found.body, new Writable({ write: (_chunk, _encoding, done) => done() }));
-      return found.info.size;
-    } catch (error) {
-      if (isLpsError(error, 'BLOB_DAMAGED')) return undefined;
-      throw error;
-    }
-  }
-
-  async #rowOrDown(blob: BlobKey): Promise<BlobRow | undefined | 'down'> {
+  async #rowOrDown(blob: BlobKey, key: string): Promise<BlobRow | undefined | 'down'> {
+    await this.#marking.get(key);
     try {
       return await this.#catalog.lookup(blob);
     } catch (error) {
@@ -229,16 +223,21 @@ class Catalogued {
     try {
       found = await this.store.get(row.physicalKey, options);
     } catch (error) {
-      if (isLpsError(error, 'BLOB_DAMAGED')) await this.#damaged(row, row.physicalKey, 'damaged');
+      if (isLpsError(error, 'BLOB_DAMAGED')) await this.#damaged(row, 'damaged');
       throw error;
     }
     if (found === undefined) {
-      await this.#damaged(row, row.physicalKey, 'missing');
+      await this.#damaged(row, 'missing');
       throw new LpsError('BLOB_DAMAGED', 'the blob is known, but the store has lost it; upload it again');
+    }
+    if (found.info.size !== row.size) {
+      discard(found.body);
+      await this.#damaged(row, 'damaged');
+      throw new LpsError('BLOB_DAMAGED', 'the stored object is not as long as the blob; upload it again');
     }
     if (!isBytes(found.body)) {
       found.body.once('error', (error) => {
-        if (isLpsError(error, 'BLOB_DAMAGED')) void this.#damaged(row, row.physicalKey, 'damaged');
+        if (isLpsError(error, 'BLOB_DAMAGED')) void this.#damaged(row, 'damaged');
       });
     }
     return found;
@@ -285,7 +284,8 @@ class Catalogued {
     const infos = new Map<string, BlobInfo>();
     for (const before of rows) {
       const row = touched.get(before.id) ?? before;
-      if (touched.has(row.id) && !present.has(row.physicalKey)) await this.#damaged(row, row.physicalKey, 'missing');
+      if (row.state !== 'live') continue; // it left meanwhile, or the touch did not revive it
+      if (touched.has(row.id) && !present.has(row.physicalKey)) await this.#damaged(row, 'missing');
       else if (touched.has(row.id) || !due.includes(before)) infos.set(row.key, infoOf(row));
     }
     return infos;
@@ -298,18 +298,25 @@ class Catalogued {
   async #isThere(row: BlobRow, options: CallOptions): Promise<boolean> {
     const info = await this.store.head(row.physicalKey, options);
     if (info?.size === row.size) return true;
-    await this.#damaged(row, row.physicalKey, info === undefined ? 'missing' : 'damaged');
+    await this.#damaged(row, info === undefined ? 'missing' : 'damaged');
     return false;
   }
 
   /** Never throws: when Postgres is away, the next reader finds the damage again. */
-  async #damaged(
-    row: Pick<BlobRow, 'id' | 'generation'>,
-    physicalKey: string,
+  #damaged(
+    object: Pick<BlobRow, 'id' | 'generation' | 'key' | 'physicalKey'>,
     kind: 'damaged' | 'missing',
   ): Promise<void> {
+    const { key, physicalKey } = object;
     this.options.alarms.raise(kind, { key: physicalKey });
-    await this.#catalog.markDamaged(row).catch(() => this.options.alarms.raise('catalog_unavailable', {}));
+    const marked: Promise<void> = this.#catalog
+      .markDamaged(object)
+      .catch(() => this.options.alarms.raise('catalog_unavailable', {}))
+      .finally(() => {
+        if (this.#marking.get(key) === marked) this.#marking.delete(key);
+      });
+    this.#marking.set(key, marked);
+    return marked;
   }
 
   async #getWithoutCatalog(key: string, options: GetOptions): Promise<StoredBlob | undefined> {

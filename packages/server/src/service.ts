@@ -17,6 +17,7 @@ import { ownDataDir } from './catalog/embedded-postgres-owner.js';
 import { openCatalog } from './catalog/postgres-catalog.js';
 import { catalogued } from './catalogued.js';
 import type { Config } from './config/settings.js';
+import { hashObject } from './hash-object.js';
 import { createApp } from './http/app.js';
 import { inSpan } from './http/trace.js';
 import { createMetrics, type Metrics } from './metrics.js';
@@ -238,7 +239,11 @@ function keepHouse(store: OpenedStore, catalog: Catalog, logger: Logger): () => 
   let running: Promise<void> = Promise.resolve();
   const round = async (): Promise<void> => {
     try {
-      const ended = await catalog.sweepLeases(async (key) => (await store.head(key)) !== undefined, leasesPerRound);
+      const ended = await catalog.sweepLeases(
+        // hashed, not just asked for: what stands there may be another writer's
+        async (physicalKey) => (await hashObject(store, physicalKey)) !== undefined,
+        leasesPerRound,
+      );
       if (ended > 0) logger.info({ leases: ended }, 'uploads that were cut off have been cleaned up');
       await removeTemporaryFiles(store, oldTemporaryFileMs, logger);
     } catch (error) {

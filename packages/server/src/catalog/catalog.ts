@@ -68,11 +68,14 @@ export interface Catalog {
   lookupMany(keys: readonly BlobKey[]): Promise<BlobRow[]>;
   /** Writes a use down, where it is due; quarantined becomes live. Returns the rows as they are now. */
   touch(rows: readonly BlobRow[]): Promise<BlobRow[]>;
-  /** Takes an object into the catalog that the store holds, hash-checked, and the catalog did not know. Refuses only what was taken down. */
+  /**
+   * Takes an object into the catalog that the store holds, hash-checked, and the catalog did not know; heals a damaged row.
+   * `undefined` for what was taken down or is being deleted, and for another physical key than the row's.
+   */
   adopt(key: BlobKey, physicalKey: string, size: number): Promise<BlobRow | undefined>;
-  /** The object of this generation is missing or fails its digest. Tells the other replicas. */
+  /** The object of this generation, live or only being uploaded, is missing or fails its digest. Tells the other replicas. */
   markDamaged(row: Pick<BlobRow, 'id' | 'generation'>): Promise<void>;
-  /** Ends expired leases, at most `limit` of them: `present` says whether the object is there. Returns how many. */
+  /** Ends expired leases, at most `limit` of them: `present` says whether the object is there and right. Returns how many. */
   sweepLeases(present: (physicalKey: string) => Promise<boolean>, limit: number): Promise<number>;
   /** The rows of a namespace behind `after` (a key) in key order of the catalog, at most `limit`: keyset pagination. */
   list(namespace: string, options: { prefix?: string; after?: string; limit: number }): Promise<BlobRow[]>;

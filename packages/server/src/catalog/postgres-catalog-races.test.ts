@@ -207,6 +207,29 @@ describe('at once', () => {
     expect(await touched).toMatchObject([{ state: 'deleting' }]);
   });
 
+  // Postgres checks constraints on the version of the statement's snapshot before it finds the newer one.
+  it('a touch that waits for a healing, and an adoption that waits for a damage, find the row as it is then', async () => {
+    const key = newKey();
+    const row = await makeLive(catalog, key);
+    const meanwhile = async (set: string, call: () => Promise<unknown>): Promise<unknown> => {
+      const client = await fixture.sql.connect();
+      await client.query('BEGIN');
+      await client.query(`UPDATE ${fixture.schema}.blob SET ${set} WHERE id = $1`, [row.id]);
+      const called = call();
+      await fixture.untilWaiting();
+      await client.query('COMMIT');
+      client.release();
+      return called;
+    };
+    await fixture.force(key, 'damaged');
+    const healed = `state = 'live', damaged_at = NULL, touched_at = now() - interval '1 day'`;
+    expect(await meanwhile(healed, () => catalog.touch([row]))).toMatchObject([{ state: 'live', touchDue: false }]);
+    await fixture.force(key, 'quarantined');
+    const damaged = `state = 'damaged', damaged_at = now(), quarantined_at = NULL`;
+    const adopted = await meanwhile(damaged, () => catalog.adopt(key, row.physicalKey, 10));
+    expect(adopted).toMatchObject({ state: 'live', generation: 2 });
+  });
+
   it('a begin that waits for a deletion starts the next generation', async () => {
     const key = newKey();
     const row = await makeLive(catalog, key);

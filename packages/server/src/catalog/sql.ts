@@ -4,6 +4,8 @@
  * - What a decision is made of is read with the row's lock held (`ON CONFLICT DO UPDATE`, or `before … FOR NO KEY
  *   UPDATE`, which both see the newest version), never from the statement's snapshot. The one exception is a live row
  *   that was touched a moment ago: nothing is written then, and the answer was true when the statement began.
+ * - `state` is never set without both of its times: Postgres checks constraints on the version in the statement's
+ *   snapshot before it finds that there is a newer one, so a mixture of the two must pass as well.
  * - Lock order: blob rows, by id, then lease rows. So `lease` is only written from a CTE that has the blob's row.
  * - Times are Postgres' own. `greatest` because a statement that waited for a lock has an older now() than the one it
  *   waited for, and because clocks jump.
@@ -98,7 +100,7 @@ export function statements(schema: string) {
       SELECT ${columns('b')} FROM ${blob} b WHERE ${byKey} FOR NO KEY UPDATE
     ), updated AS (
       UPDATE ${blob} b SET
-        state = 'live', damaged_at = NULL, size = $5,
+        state = 'live', quarantined_at = NULL, damaged_at = NULL, size = $5,
         generation = b.generation + (before.state = 'damaged')::int,
         touched_at = greatest(b.touched_at, now())
       FROM before
@@ -128,7 +130,8 @@ export function statements(schema: string) {
       WHERE id = ANY($1::bigint[]) AND NOT EXISTS (SELECT FROM fresh WHERE fresh.id = b.id)
       ORDER BY id FOR NO KEY UPDATE
     ), touched AS (
-      UPDATE ${blob} b SET state = 'live', quarantined_at = NULL, touched_at = greatest(b.touched_at, now())
+      UPDATE ${blob} b SET
+        state = 'live', quarantined_at = NULL, damaged_at = NULL, touched_at = greatest(b.touched_at, now())
       FROM due WHERE b.id = due.id AND due.state IN ('live', 'quarantined')
       RETURNING ${columns('b')}
     )

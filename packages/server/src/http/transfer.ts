@@ -81,7 +81,10 @@ export class Transfers {
     expect: { digest: `sha256:${string}`; size: number },
   ): Promise<PutResult> {
     const abort = new AbortController();
-    const stop = (): void => abort.abort();
+    // only when the client fails: a store that lets go of the body may still have to look whether the object is there
+    const stop = (error: Error): void => {
+      if (isLpsError(error)) abort.abort();
+    };
     body.once('error', stop);
     try {
       return await this.store.put(key, body, expect, { signal: abort.signal });
