@@ -1,8 +1,9 @@
-import { PassThrough, pipeline, Transform } from 'node:stream';
-import type { BlobStore, StoredBlob } from '../blob-store.js';
+import { PassThrough, type Readable } from 'node:stream';
+import type { BlobInfo, BlobStore, StoredBlob } from '../blob-store.js';
 import { discard, isBytes } from '../body.js';
 import { ByteLru } from '../byte-lru.js';
 import { digestOfObject, parseObjectName } from '../key.js';
+import { Passage } from '../passage.js';
 import { passThrough } from './layer.js';
 
 export interface CacheOptions {
@@ -28,11 +29,11 @@ export interface CacheOptions {
 export async function cached(store: BlobStore, options: CacheOptions): Promise<BlobStore> {
   const maxMemoryBytes = options.memory?.maxBytes ?? 0;
   const maxEntryBytes = Math.min(options.memory?.maxEntryBytes ?? Math.floor(maxMemoryBytes / 16), maxMemoryBytes);
-  const memory = new ByteLru<{ blob: StoredBlob; bytes: Uint8Array }>(maxMemoryBytes);
+  const memory = new ByteLru<Kept>(maxMemoryBytes);
   const disk = options.disk && (await DiskCache.open(options.disk.store, options.disk.maxBytes, options.onError));
 
-  const keep = (found: StoredBlob, key: string, bytes: Uint8Array): void => {
-    memory.set(key, { blob: { info: found.info, body: bytes }, bytes }, bytes.length);
+  const keep = (key: string, info: BlobInfo, chunks: Uint8Array[]): void => {
+    memory.set(key, { info, chunks }, info.size);
   };
 
   async function readThrough(key: string, signal?: AbortSignal): Promise<StoredBlob | undefined> {
@@ -42,16 +43,15 @@ export async function cached(store: BlobStore, options: CacheOptions): Promise<B
     if (found === undefined) return undefined;
     const { size } = found.info;
     if (isBytes(found.body)) {
-      if (size <= maxEntryBytes) keep(found, key, found.body);
+      if (size <= maxEntryBytes) keep(key, found.info, [found.body]);
       if (onDisk === undefined) disk?.write(key, found.body, size);
       return found;
     }
     const toMemory = size <= maxEntryBytes;
     const toDisk = onDisk === undefined ? disk?.writer(key, size) : undefined;
     if (!toMemory && toDisk === undefined) return found;
-    const tap = new Tap(toMemory, toDisk, (bytes) => keep(found, key, bytes));
-    pipeline(found.body, tap, (error) => error && toDisk?.destroy(error));
-    return { info: found.info, body: tap };
+    const onEnd = toMemory ? (chunks: Uint8Array[]) => keep(key, found.info, chunks) : undefined;
+    return { info: found.info, body: tapped(found.body, toDisk, onEnd) };
   }
 
   return {
@@ -66,11 +66,11 @@ export async function cached(store: BlobStore, options: CacheOptions): Promise<B
       if (getOptions?.range === undefined) {
         if (hit === undefined) return readThrough(key, getOptions?.signal);
         options.onLookup?.('memory');
-        return hit.blob;
+        return { info: hit.info, body: wholeOf(hit) };
       }
       const { start, end } = getOptions.range;
-      if (hit === undefined || end >= hit.bytes.length) return store.get(key, getOptions);
-      return { info: hit.blob.info, body: hit.bytes.subarray(start, end + 1) };
+      if (hit === undefined || end >= hit.info.size) return store.get(key, getOptions);
+      return { info: hit.info, body: wholeOf(hit).subarray(start, end + 1) };
     },
     async delete(key, callOptions) {
       memory.delete(key);
@@ -90,45 +90,55 @@ export async function cached(store: BlobStore, options: CacheOptions): Promise<B
   };
 }
 
-/** Passes a stream on, and to the disk's writer, and gathers it for memory; gathered bytes count only at a clean end. */
-class Tap extends Transform {
-  readonly #chunks: Uint8Array[] = [];
+/** A blob in memory, as it came. */
+interface Kept {
+  readonly info: BlobInfo;
+  chunks: Uint8Array[];
+}
 
-  constructor(
-    readonly toMemory: boolean,
-    readonly toDisk: PassThrough | undefined,
-    readonly onEnd: (bytes: Uint8Array) => void,
-  ) {
-    super({ highWaterMark: 256 * 1024 });
-  }
+/** Put together when it is read for the first time: most blobs never are, and copying them all would cost more than it saves. */
+function wholeOf(kept: Kept): Uint8Array {
+  const [first] = kept.chunks;
+  if (first !== undefined && kept.chunks.length === 1) return first;
+  const whole = Buffer.concat(kept.chunks, kept.info.size);
+  kept.chunks = [whole];
+  return whole;
+}
 
-  override _transform(
-    chunk: Uint8Array,
-    _encoding: BufferEncoding,
-    done: (error: null, chunk: Uint8Array) => void,
-  ): void {
-    if (this.toMemory) this.#chunks.push(chunk);
-    const disk = this.toDisk;
-    // a disk that is slower than the reader slows it down: memory stays bounded
-    if (disk === undefined || disk.destroyed || disk.write(chunk)) {
-      done(null, chunk);
-      return;
-    }
-    const go = (): void => {
-      disk.off('drain', go);
-      disk.off('close', go);
-      done(null, chunk);
-    };
-    disk.once('drain', go);
-    disk.once('close', go);
-  }
+/** Passes a stream on, and to the disk's writer, and gathers it for memory; what was gathered counts only at a clean end. */
+function tapped(
+  body: Readable,
+  toDisk: PassThrough | undefined,
+  onEnd: ((chunks: Uint8Array[]) => void) | undefined,
+): Readable {
+  const chunks: Uint8Array[] = [];
+  const passage = new Passage(body, {
+    chunk(chunk) {
+      if (onEnd !== undefined) chunks.push(chunk);
+      // a disk that is slower than the reader slows it down: memory stays bounded
+      if (toDisk !== undefined && !toDisk.destroyed && !toDisk.write(chunk)) waitFor(toDisk, passage.hold());
+      return chunk;
+    },
+    end() {
+      onEnd?.(chunks);
+      toDisk?.end();
+      return undefined;
+    },
+  });
+  passage.once('close', () => {
+    if (!passage.readableEnded) toDisk?.destroy();
+  });
+  return passage;
+}
 
-  override _flush(done: () => void): void {
-    if (this.toMemory)
-      this.onEnd(this.#chunks.length === 1 && this.#chunks[0] ? this.#chunks[0] : Buffer.concat(this.#chunks));
-    this.toDisk?.end();
-    done();
-  }
+function waitFor(disk: PassThrough, release: () => void): void {
+  const go = (): void => {
+    disk.off('drain', go);
+    disk.off('close', go);
+    release();
+  };
+  disk.once('drain', go);
+  disk.once('close', go);
 }
 
 /** A store kept below a number of bytes. */

@@ -1,9 +1,10 @@
-import { pipeline, type Readable, Transform, type TransformCallback } from 'node:stream';
+import type { Readable } from 'node:stream';
 import type { BlobStore, Body, Expected, GetOptions, StoredBlob } from '../blob-store.js';
 import { isBytes } from '../body.js';
 import { DigestStream, digestOf, parseDigest } from '../digest.js';
 import { type ErrorCode, LpsError } from '../errors.js';
 import { digestOfObject, parseObjectName } from '../key.js';
+import { Passage } from '../passage.js';
 import { passThrough, statOf } from './layer.js';
 
 /**
@@ -90,60 +91,26 @@ function verifiedRead(found: StoredBlob, expect: Expected): StoredBlob {
   return found;
 }
 
+/** Passes chunks on one behind, and the last one only when size and digest are right. */
 function verifiedStream(source: Readable, expect: Expected, digestCode: ErrorCode, sizeCode: ErrorCode): Readable {
-  return new HoldBack(source, expect, digestCode, sizeCode);
-}
-
-/**
- * Passes chunks on one behind, and the last one only when size and digest are right. The source is left alone until
- * somebody reads: a store that answers `exists` without reading must not make a client send its body.
- */
-class HoldBack extends Transform {
-  readonly #digest = new DigestStream();
-  #size = 0;
-  #held: Uint8Array | undefined;
-  #isConnected = false;
-
-  constructor(
-    readonly source: Readable,
-    readonly expect: Expected,
-    readonly digestCode: ErrorCode,
-    readonly sizeCode: ErrorCode,
-  ) {
-    super({ readableHighWaterMark: 256 * 1024, writableHighWaterMark: 256 * 1024 });
-  }
-
-  override _read(size: number): void {
-    if (!this.#isConnected) {
-      this.#isConnected = true;
-      // errors travel both ways: a failed source destroys the check with its error, a destroyed check its source
-      pipeline(this.source, this, () => {});
-    }
-    super._read(size);
-  }
-
-  override _destroy(error: Error | null, done: (error: Error | null) => void): void {
-    if (!this.#isConnected) this.source.destroy();
-    done(error);
-  }
-
-  override _transform(chunk: Uint8Array, _encoding: BufferEncoding, done: TransformCallback): void {
-    this.#size += chunk.length;
-    if (this.#size > this.expect.size) {
-      done(sizeMismatch(this.sizeCode, this.expect.size, this.#size));
-      return;
-    }
-    this.#digest.update(chunk);
-    const previous = this.#held;
-    this.#held = chunk;
-    done(null, previous);
-  }
-
-  override _flush(done: TransformCallback): void {
-    if (this.#size !== this.expect.size) done(sizeMismatch(this.sizeCode, this.expect.size, this.#size));
-    else if (this.#digest.end() !== this.expect.digest) done(digestMismatch(this.digestCode));
-    else done(null, this.#held);
-  }
+  const digest = new DigestStream();
+  let size = 0;
+  let held: Uint8Array | undefined;
+  return new Passage(source, {
+    chunk(chunk) {
+      size += chunk.length;
+      if (size > expect.size) throw sizeMismatch(sizeCode, expect.size, size);
+      digest.update(chunk);
+      const previous = held;
+      held = chunk;
+      return previous;
+    },
+    end() {
+      if (size !== expect.size) throw sizeMismatch(sizeCode, expect.size, size);
+      if (digest.end() !== expect.digest) throw digestMismatch(digestCode);
+      return held;
+    },
+  });
 }
 
 function sizeMismatch(code: ErrorCode, expected: number, size: number): LpsError {

@@ -301,14 +301,24 @@ describe('s3 put', () => {
   it('settles a conflict of two puts', async () => {
     const { model, store } = await withModel();
     const conflict = failing(409, 'ConditionalRequestConflict');
-    const { key, bytes, expect } = sample();
+    const { key, bytes, expect } = sample(300_000); // a smaller stream is gathered, and can be sent again
     model.faults.push(conflict);
     assert.equal((await store.put(key, bytes, expect)).outcome, 'created');
     model.faults.push(conflict);
     assert.equal((await store.put(key, Readable.from([bytes]), expect)).outcome, 'exists');
-    const other = sample();
+    const other = sample(300_000);
     model.faults.push(conflict);
     await failure(store.put(other.key, Readable.from([other.bytes]), other.expect), 'TRY_AGAIN');
+  });
+
+  it('gathers a small stream, and sends it again when the server failed', async () => {
+    const { model, store } = await withModel();
+    const { key, bytes, expect } = sample(1000);
+    model.faults.push(failing(503, 'SlowDown'));
+    assert.equal((await store.put(key, Readable.from([bytes]), expect)).outcome, 'created');
+    const short = sample(1000);
+    await failure(store.put(short.key, Readable.from([short.bytes.subarray(1)]), short.expect), 'SIZE_MISMATCH');
+    assert.equal(model.objects.has(short.key), false);
   });
 
   it('is exists when the 412 was lost with its connection', async () => {
@@ -482,7 +492,7 @@ describe('s3 errors', () => {
   for (const [status, s3Code, code] of table) {
     it(`calls ${status} ${s3Code} ${code}`, async () => {
       const { model, store } = await withModel();
-      const { key, bytes, expect } = sample();
+      const { key, bytes, expect } = sample(300_000); // a smaller stream is gathered, and can be sent again
       model.faults.push(failing(status, s3Code));
       const error = await failure(store.put(key, Readable.from([bytes]), expect), code);
       assert.equal(error.details.status, status);

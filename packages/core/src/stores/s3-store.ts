@@ -23,7 +23,7 @@ import type {
   PutOptions,
   PutResult,
 } from '../blob-store.js';
-import { discard } from '../body.js';
+import { discard, isBytes } from '../body.js';
 import { base64Of, hexOf } from '../digest.js';
 import { isLpsError, LpsError } from '../errors.js';
 import { openTransport, type Transport, type TransportResponse } from '../transport.js';
@@ -33,7 +33,7 @@ import { type BucketListing, openListing } from './s3-listing.js';
 import { bucketSender, type SendToBucket } from './s3-request.js';
 import { type ImportSdk, type OpenedSdk, openSdk } from './s3-sdk.js';
 
-/** Up to here a blob is returned as bytes. */
+/** Up to here a blob is sent and returned as bytes. */
 const wholeBytes = 256 * 1024;
 const readyForMs = 1_000;
 const maxPurges = 3;
@@ -124,7 +124,7 @@ class S3Store implements BlobStore {
         method: 'PUT',
         name,
         headers,
-        body,
+        body: isBytes(body) || expect.size > wholeBytes ? body : await collect(body, expect.size),
         bodySha256: hexOf(expect.digest),
         signal,
       });
@@ -294,10 +294,15 @@ function collect(body: Readable, size: number): Promise<Uint8Array> {
     const bytes = Buffer.allocUnsafeSlow(size);
     let at = 0;
     body.on('data', (chunk: Uint8Array) => {
-      bytes.set(chunk, at);
+      if (at + chunk.length > size) body.destroy(new LpsError('SIZE_MISMATCH', `more than ${size} bytes`));
+      else bytes.set(chunk, at);
       at += chunk.length;
     });
-    body.on('end', () => resolve(bytes));
+    body.on('end', () => {
+      if (at === size) resolve(bytes);
+      else reject(new LpsError('SIZE_MISMATCH', `${at} of ${size} bytes arrived`));
+    });
     body.on('error', reject);
+    body.on('close', () => reject(new LpsError('ABORTED', 'the body was closed before its end')));
   });
 }
