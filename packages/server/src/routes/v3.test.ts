@@ -174,7 +174,7 @@ describe('v3 refuses', () => {
   const blob = v2Blob(Buffer.from('refused'));
   const json = { 'content-type': 'application/json' };
   const stat = (body: string): [string, string, string, number, string, Record<string, string>, string] => [
-    'a stat of ' + body.slice(0, 30),
+    `a stat of ${body.slice(0, 30)}`,
     'POST',
     '/v3/blobs/stat',
     400,
