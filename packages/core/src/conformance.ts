@@ -176,6 +176,17 @@ const tests: Record<string, Test> = {
     assert.equal((await store.put(key, bytes, expect)).outcome, 'created');
   },
 
+  async 'survives a body that fails before it is read'(store) {
+    const { key, bytes, expect } = sample(100_000);
+    const body = streamOf(bytes);
+    const abort = new AbortController();
+    const put = store.put(key, body, expect, { signal: abort.signal });
+    abort.abort(); // nobody may be listening to the stream yet: that must not end the process
+    await refuses(put);
+    discard(body);
+    assert.equal((await store.put(key, bytes, expect)).outcome, 'created');
+  },
+
   async 'survives many puts of one blob at once'(store) {
     const { key, bytes, expect } = sample(500_000);
     const outcomes = await Promise.all(

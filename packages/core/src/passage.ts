@@ -26,6 +26,9 @@ export class Passage extends Readable {
     super({ highWaterMark: 256 * 1024 });
     this.#source = source;
     this.#steps = steps;
+    // an abort may come before the store reads, while nobody listens: that must not end the process; whoever reads
+    // afterwards still gets the error
+    this.on('error', () => {});
   }
 
   /** Lets nothing more in until the returned function is called. */

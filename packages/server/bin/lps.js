@@ -5,6 +5,10 @@ if (parts[0] < 20 || (parts[0] === 20 && parts[1] < 19)) {
   process.stderr.write(`lps: needs Node 20.19 or newer, and this is Node ${process.versions.node}\n`);
   process.exit(2);
 }
+// the AWS SDK would print eight lines about Node's age at every start; which Node we support is our own affair
+if (process.env.AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED === undefined) {
+  process.env.AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED = 'true';
+}
 import('../dist/cli/main.js').then(
   ({ main }) => main(),
   (error) => {

@@ -100,7 +100,12 @@ class S3Store implements BlobStore {
   }
 
   async detectVersions(): Promise<void> {
-    this.#versioned = await this.#listing.hasVersions();
+    try {
+      this.#versioned = await this.#listing.hasVersions();
+    } catch (error) {
+      // away at the start: answers show it as well, and a delete looks at its own
+      if (!isLpsError(error, 'STORE_UNAVAILABLE')) throw error;
+    }
   }
 
   async close(): Promise<void> {
