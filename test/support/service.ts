@@ -5,6 +5,9 @@ import { spawnLogged, tempDir, type Versitygw, waitUntilReady } from '@large-pay
 import { killPostgres } from './postgres.ts';
 import { until } from './until.ts';
 
+// under `npm test` every process inherits this, and `lps serve` would take two signals at once for npm's doubling of one
+delete process.env.npm_lifecycle_event;
+
 export interface ServiceOptions {
   /** Default `file`. A gateway stands for its bucket. */
   readonly store?: 'file' | 'memory' | Versitygw;
