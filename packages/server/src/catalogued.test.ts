@@ -138,7 +138,7 @@ describe('catalogued', () => {
 
   it('asks the store too when a touch is due, and takes the body when the object was removed behind its back', async () => {
     const { store, inner, calls } = spoilable();
-    const { layer, alarms } = await open(store);
+    const { layer, alarms } = await open(store, 0); // the fixture's SQL tells no cache
     const { key, bytes, expected } = sample();
     await layer.put(key, bytes, expected);
     await fixture.age(parseKey(key), 2 * 3_600_000);

@@ -149,6 +149,9 @@ class PostgresCatalog implements Catalog {
   }
 
   async begin(key: BlobKey, size: number): Promise<Beginning> {
+    // nothing to write down, and Postgres would have told us had the row left `live`: no round trip
+    const known = this.#cache.get(logicalKey(key));
+    if (known !== undefined && !known.touchDue) return { kind: 'present', row: known, touched: false };
     const { touchIntervalMs, leaseMs } = this.#settings;
     const values = [...keyColumns(key), size, newGeneration(), touchIntervalMs, leaseMs];
     const read = this.#reading();

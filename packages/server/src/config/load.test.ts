@@ -135,7 +135,7 @@ describe('what a value may be', () => {
   it('gives a store that is far away a cache in memory by default', () => {
     expect(load().config.cacheMemoryBytes).toBe(0);
     const s3 = { store: 's3', 's3-bucket': 'b' };
-    expect(load({ flags: s3 }).config.cacheMemoryBytes).toBe(64 * 1024 ** 2);
+    expect(load({ flags: s3 }).config.cacheMemoryBytes).toBe(128 * 1024 ** 2);
     expect(load({ flags: { ...s3, 'cache-memory-bytes': '0' } }).config.cacheMemoryBytes).toBe(0);
   });
 

@@ -99,7 +99,7 @@ function completed(values: Values, cwd: string): Config {
     ...values,
     dataDir,
     cacheDir: values.cacheDir === undefined ? join(dataDir, 'cache') : resolve(cwd, values.cacheDir),
-    cacheMemoryBytes: values.cacheMemoryBytes ?? (far ? 64 * 1024 * 1024 : 0),
+    cacheMemoryBytes: values.cacheMemoryBytes ?? (far ? 128 * 1024 * 1024 : 0),
   };
 }
 

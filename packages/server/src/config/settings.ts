@@ -252,7 +252,7 @@ export const settings = {
     flag: 'cache-memory-bytes',
     kind: bytes(0, TiB, '64MiB'),
     group: 'Cache',
-    defaultHelp: '64MiB for s3, gcs and azure, none for file and memory',
+    defaultHelp: '128MiB for s3, gcs and azure, none for file and memory',
     help: 'Memory for blobs that were read lately.',
   },
   cacheDiskBytes: {
