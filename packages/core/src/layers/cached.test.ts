@@ -94,13 +94,36 @@ describe('cached', () => {
 
   it('stays within its bound, least recently used out first, and leaves large blobs to the store', async () => {
     const { store, gets } = countingStore();
-    const cache = await cached(store, { memory: { maxBytes: 1000, maxEntryBytes: 600 } });
-    const blobs = [await put(cache, 400), await put(cache, 400), await put(cache, 400), await put(cache, 700)];
+    const cache = await cached(store, { memory: { maxBytes: 10_000, maxEntryBytes: 5000 } });
+    const blobs = [await put(cache, 4000), await put(cache, 4000), await put(cache, 4000), await put(cache, 7000)];
     const [a, b, c, large] = blobs.map(({ key }) => key) as [string, string, string, string];
-    for (const key of [a, b, a, c, a, large, large]) await read(cache, key);
-    expect(gets).toEqual([a, b, c, large, large]);
+    // the second read of c is worth an eviction: of b, since a was used later
+    for (const key of [a, b, a, c, c, a, large, large]) await read(cache, key);
+    expect(gets).toEqual([a, b, c, c, large, large]);
+    for (const key of [c, a]) await read(cache, key);
+    expect(gets).toHaveLength(6);
     await read(cache, b);
     expect(gets.at(-1)).toBe(b);
+  });
+
+  it('keeps what it has through a scan of more than it can hold', async () => {
+    const { store, gets } = countingStore();
+    const cache = await cached(store, { memory: { maxBytes: 100_000 } });
+    const blobs: string[] = [];
+    for (let index = 0; index < 60; index += 1) blobs.push((await put(cache, 5000)).key);
+    for (let pass = 0; pass < 2; pass += 1) for (const key of blobs) await read(cache, key);
+    // 18 of them fit, and are read from memory the second time
+    expect(gets).toHaveLength(60 + 42);
+  });
+
+  it('is bounded for empty blobs, too', async () => {
+    const { store, gets } = countingStore();
+    const cache = await cached(store, { memory: { maxBytes: 16 * 1024 } });
+    const empty = Buffer.alloc(0);
+    const keys = Array.from({ length: 100 }, (_, index) => keyFor(`n${index}`, digestOf(empty), null));
+    for (const key of keys) await cache.put(key, empty, { digest: digestOf(empty), size: 0 });
+    for (let pass = 0; pass < 2; pass += 1) for (const key of keys) await read(cache, key);
+    expect(gets).toHaveLength(100 + 68);
   });
 
   it('keeps nothing of a read that broke off or was let go', async () => {

@@ -21,6 +21,9 @@ export interface CacheOptions {
   onError?(error: unknown): void;
 }
 
+/** What an entry takes beside its bytes, about: empty blobs are bounded too. */
+const entryBytes = 512;
+
 /**
  * Keeps what was read, by physical key: memory first, then disk, both bounded by bytes, least recently used out first.
  * The layer below must be `checked`: only what it delivered to a clean end is kept. Heads are never answered from here,
@@ -30,10 +33,20 @@ export async function cached(store: BlobStore, options: CacheOptions): Promise<B
   const maxMemoryBytes = options.memory?.maxBytes ?? 0;
   const maxEntryBytes = Math.min(options.memory?.maxEntryBytes ?? Math.floor(maxMemoryBytes / 16), maxMemoryBytes);
   const memory = new ByteLru<Kept>(maxMemoryBytes);
+  /** Names, without bytes, of what was read once while memory was full: read again soon, it is worth an eviction. */
+  const once = new ByteLru<true>(maxMemoryBytes);
   const disk = options.disk && (await DiskCache.open(options.disk.store, options.disk.maxBytes, options.onError));
 
+  // a long scan must not push everything out, one blob after another, before any of it is read a second time
+  const isWorthKeeping = (key: string, size: number): boolean => {
+    if (size > maxEntryBytes) return false;
+    if (memory.bytes + size + entryBytes <= maxMemoryBytes || once.get(key)) return true;
+    once.set(key, true, size + entryBytes);
+    return false;
+  };
   const keep = (key: string, info: BlobInfo, chunks: Uint8Array[]): void => {
-    memory.set(key, { info, chunks }, info.size);
+    once.delete(key);
+    memory.set(key, { info, chunks }, info.size + entryBytes);
   };
 
   async function readThrough(key: string, signal?: AbortSignal): Promise<StoredBlob | undefined> {
@@ -42,12 +55,12 @@ export async function cached(store: BlobStore, options: CacheOptions): Promise<B
     const found = onDisk ?? (await store.get(key, signal === undefined ? {} : { signal }));
     if (found === undefined) return undefined;
     const { size } = found.info;
+    const toMemory = isWorthKeeping(key, size);
     if (isBytes(found.body)) {
-      if (size <= maxEntryBytes) keep(key, found.info, [found.body]);
+      if (toMemory) keep(key, found.info, [found.body]);
       if (onDisk === undefined) disk?.write(key, found.body, size);
       return found;
     }
-    const toMemory = size <= maxEntryBytes;
     const toDisk = onDisk === undefined ? disk?.writer(key, size) : undefined;
     if (!toMemory && toDisk === undefined) return found;
     const onEnd = toMemory ? (chunks: Uint8Array[]) => keep(key, found.info, chunks) : undefined;
