@@ -62,6 +62,20 @@ describe('the file store', () => {
     }
   });
 
+  it('is ready while there is room and it may write', async () => {
+    const dir = await newDir();
+    let blocks = 1e6;
+    const statfs = (async () => ({ bavail: blocks, bsize: 4096 })) as unknown as typeof nodeFs.statfs;
+    const store = await openFileStore({ dir, fs: { ...nodeFs, statfs } });
+    await store.ready?.();
+    blocks = 3;
+    await expect(store.ready?.()).rejects.toMatchObject({ code: 'STORE_FULL' });
+    blocks = 1e6;
+    await rm(join(dir, 'tmp'), { recursive: true });
+    await expect(store.ready?.()).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' });
+    expect(await readdir(dir)).toEqual([]);
+  });
+
   it('removes old temporary files and leaves young ones', async () => {
     const dir = await newDir();
     const store = await openFileStore({ dir });

@@ -29,7 +29,10 @@ import { checked } from '../layers/checked.js';
 import { listingRoot, nameOf, pathOf } from './file-path.js';
 
 /** The calls of `node:fs/promises` that the store makes; tests put a recording or a failing one in their place. */
-export type FileSystem = Pick<typeof nodeFs, 'link' | 'mkdir' | 'open' | 'readdir' | 'rename' | 'stat' | 'unlink'>;
+export type FileSystem = Pick<
+  typeof nodeFs,
+  'link' | 'mkdir' | 'open' | 'readdir' | 'rename' | 'stat' | 'statfs' | 'unlink'
+>;
 
 export interface FileStoreOptions {
   /** Made when it is missing. One service owns it at a time. */
@@ -50,6 +53,8 @@ const wholeReadBytes = 256 * 1024;
 /** Chunks are gathered up to this size before they are written. */
 const writeBytes = 512 * 1024;
 const maxKnownDirectories = 100_000;
+/** Below that much room the store is not ready. */
+const readyBytes = 1024 * 1024;
 
 /** Opens a directory as a store. Throws STORE_REFUSED, STORE_FULL or STORE_UNAVAILABLE. */
 export async function openFileStore(options: FileStoreOptions): Promise<FileStore> {
@@ -157,6 +162,9 @@ class RawFileStore implements BlobStore {
       const handle = await this.fs.open(path, 'wx');
       await handle.close();
       await this.fs.unlink(path);
+      // an empty file can be made on a full disk, too
+      const { bavail, bsize } = await this.fs.statfs(this.dir);
+      if (bavail * bsize < readyBytes) throw new LpsError('STORE_FULL', 'the disk is full');
     });
   }
 
