@@ -4,6 +4,7 @@ import * as fs from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
+import type { Readable, Writable } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
@@ -461,14 +462,18 @@ describe('after a crash', () => {
     const { dataDir, socketDir } = await stoppedDatabase();
     // A child of a process that never waits for it: first named postgres, then dead.
     const program = join(dirname(dataDir), 'postgres');
-    await fs.copyFile('/bin/true', program);
-    const parent = spawn('sh', ['-c', '"$0" & echo $!; exec sleep 60', program], {
-      stdio: ['ignore', 'pipe', 'ignore'],
+    await fs.copyFile('/bin/cat', program);
+    const parent = spawn('sh', ['-c', '"$0" <&3 & echo $!; exec sleep 60', program], {
+      stdio: ['ignore', 'pipe', 'ignore', 'pipe'],
       ...asPostgresUser,
     });
     try {
-      const [output] = await once(parent.stdout, 'data');
+      const [output] = await once(parent.stdio[1] as Readable, 'data');
       const zombie = Number(String(output));
+      // a shell might still wait for it; what the shell becomes never does
+      const isSleep = async () => (await fs.readFile(`/proc/${parent.pid}/comm`, 'utf8')).trim() === 'sleep';
+      await until('sleep', isSleep);
+      (parent.stdio[3] as Writable).end();
       await until('zombie', async () => (await fs.readFile(`/proc/${zombie}/stat`, 'utf8')).includes('(postgres) Z'));
       await leaveLocks(dataDir, socketDir, zombie);
       await expectToStart(dataDir);
