@@ -10,7 +10,7 @@ export interface PassageSteps {
 }
 
 /**
- * A stream over another one, leaner than a Transform in a pipeline (measured: a third of the CPU of a 1 MiB read).
+ * A stream over another one, with less between them than a Transform in a pipeline has: every byte goes through here.
  *
  * Back-pressure, errors and destruction pass through. The source is left alone until somebody reads: a store that answers
  * `exists` without reading must not make a client send its body. A source that closes before its end is an error.

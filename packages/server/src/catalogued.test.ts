@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { Readable } from 'node:stream';
 import {
   type BlobStore,
+  cached,
   digestOf,
   discard,
   keyFor,
@@ -230,6 +231,38 @@ describe('catalogued', () => {
       expect(await layer.head(key)).toBeUndefined();
       expect((await layer.stat?.([key]))?.size).toBe(0);
     });
+  });
+
+  it('takes nothing in that only a cache still has', async () => {
+    for (const use of ['get', 'range', 'put'] as const) {
+      const { store, inner } = spoilable();
+      const { key, bytes, expected } = sample();
+      await inner.put(key, bytes, expected);
+      const cache = await cached(store, { memory: { maxBytes: 1e6 } });
+      await read(cache, key);
+      await inner.delete(key);
+      const catalog = await fixture.open();
+      const layer = catalogued(cache, { source: store, catalog, renewMs: 60_000, alarms: { raise() {} } });
+      if (use === 'get') expect(await layer.get(key)).toBeUndefined();
+      if (use === 'range') expect(await layer.get(key, { range: { start: 0, end: 4 } })).toBeUndefined();
+      expect((await layer.put(key, bytes, expected)).outcome).toBe('created');
+      expect(await inner.head(key)).toBeDefined();
+    }
+  });
+
+  it('answers a head from the store when Postgres goes away before the touch', async () => {
+    const { layer, catalog } = await open(memoryStore(), 0);
+    const { key, bytes, expected } = sample();
+    await layer.put(key, bytes, expected);
+    await fixture.age(parseKey(key), 2 * 3_600_000);
+    const touch = async (): Promise<never> => {
+      throw new LpsError('CATALOG_UNAVAILABLE', 'Postgres does not answer');
+    };
+    Object.assign(catalog, { touch });
+    const info = await layer.head(key);
+    expect(info).toMatchObject({ key, size: 1000 });
+    expect(info?.protectedUntil).toBeUndefined();
+    expect(await read(layer, key)).toEqual(bytes);
   });
 
   it('leaves no row behind an upload that failed', async () => {

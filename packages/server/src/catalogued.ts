@@ -39,6 +39,8 @@ export interface Alarms {
 }
 
 export interface CataloguedOptions {
+  /** The store below any cache: what stands there is hashed, not what was read once. Default: the store itself. */
+  readonly source?: BlobStore;
   readonly catalog: Catalog;
   readonly alarms: Alarms;
   /** Prolong a lease this often while bytes flow, in ms: well below the lease's own time. */
@@ -68,6 +70,7 @@ export function catalogued(store: BlobStore, options: CataloguedOptions): BlobSt
 
 class Catalogued {
   readonly #catalog: Catalog;
+  readonly #source: BlobStore;
   /** One hashing of a stored object at a time, however many wait for it; bounded by the requests under way. */
   readonly #hashing = new Map<string, Promise<number | undefined>>();
   /**
@@ -81,6 +84,7 @@ class Catalogued {
     readonly options: CataloguedOptions,
   ) {
     this.#catalog = options.catalog;
+    this.#source = options.source ?? store;
   }
 
   async put(key: string, body: Body, expect: Expected, options: PutOptions = {}): Promise<PutResult> {
@@ -122,7 +126,12 @@ class Catalogued {
     if (row === 'down') return this.#headWithoutCatalog(key, options);
     if (row === undefined || row.state === 'uploading') return this.#adopt(blob, key, options);
     if (!isReadable(row)) return undefined;
-    return (await this.#use([row], options)).get(key);
+    try {
+      return (await this.#use([row], options)).get(key);
+    } catch (error) {
+      if (!isLpsError(error, 'CATALOG_UNAVAILABLE')) throw error;
+      return this.#headWithoutCatalog(key, options);
+    }
   }
 
   /** Answers from the catalog alone: an object that it does not know counts as absent, and the upload that follows adopts it. */
@@ -188,7 +197,7 @@ class Catalogued {
     let running = this.#hashing.get(physicalKey);
     if (running === undefined) {
       // not the caller's signal: others wait for the same outcome
-      running = hashObject(this.store, physicalKey).finally(() => this.#hashing.delete(physicalKey));
+      running = hashObject(this.#source, physicalKey).finally(() => this.#hashing.delete(physicalKey));
       this.#hashing.set(physicalKey, running);
     }
     const size = await running;
@@ -248,7 +257,7 @@ class Catalogued {
     if (options.range !== undefined) {
       return (await this.#adopt(blob, key, options)) && this.store.get(key, options);
     }
-    const found = await this.store.get(key, options);
+    const found = await this.#source.get(key, options);
     if (found === undefined) return undefined;
     const { size } = found.info;
     if (isBytes(found.body)) await this.#adoptOrGoOn(blob, key, size);
@@ -268,7 +277,7 @@ class Catalogued {
     try {
       await this.#catalog.adopt(blob, key, size);
     } catch (error) {
-      this.options.alarms.raise('adoption_failed', { key, error });
+      this.options.alarms.raise('adoption_failed', { key, err: error });
     }
   }
 

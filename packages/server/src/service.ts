@@ -69,7 +69,11 @@ async function start(
   const metrics = createMetrics({ uploadsInFlight: () => inFlight(), poolStats: () => catalog.stats() });
   const cache = await withCache(store, config, metrics, logger);
   const owned = await claim(cache, catalog, logger, closing);
-  const layered = withObserver(withCatalog(guarded(cache, owned), catalog, config, metrics, logger), metrics, logger);
+  const layered = withObserver(
+    withCatalog(guarded(cache, owned), store, catalog, config, metrics, logger),
+    metrics,
+    logger,
+  );
 
   let isDraining = false;
   const app = createApp({
@@ -202,8 +206,16 @@ function guarded(store: BlobStore, owned: Ownership): BlobStore {
   };
 }
 
-function withCatalog(store: BlobStore, catalog: Catalog, config: Config, metrics: Metrics, logger: Logger): BlobStore {
+function withCatalog(
+  store: BlobStore,
+  source: BlobStore,
+  catalog: Catalog,
+  config: Config,
+  metrics: Metrics,
+  logger: Logger,
+): BlobStore {
   return catalogued(store, {
+    source,
     catalog,
     renewMs: config.leaseTimeMs / 3,
     alarms: {

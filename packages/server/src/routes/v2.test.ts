@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import http from 'node:http';
-import { type BlobStore, memoryStore, passThrough } from '@large-payload/core';
+import { type BlobStore, LpsError, memoryStore, passThrough } from '@large-payload/core';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { get, put, putHead, RawConnection, type RunningApp, request, startApp, v2Blob } from '../http/testing.js';
 
@@ -340,6 +340,39 @@ describe('bounds', () => {
     waiting.shift()?.();
     expect((await third).status).toBe(201);
     await small.close();
+  });
+
+  it('reads the rest of a body that the store let go of, so that the connection stays usable', async () => {
+    const store: BlobStore = {
+      ...passThrough(memoryStore()),
+      async put(_key, body) {
+        for await (const _chunk of body as AsyncIterable<Uint8Array>) break;
+        throw new LpsError('STORE_FULL', 'the disk is full');
+      },
+    };
+    const full = await startApp({ store });
+    const blob = v2Blob(randomBytes(3_000_000));
+    const connection = await RawConnection.open(full.port);
+    await connection.write(putHead(blob));
+    await connection.write(blob.bytes.subarray(0, 100_000));
+    expect(await connection.until(/the disk is full/)).toMatch(/^HTTP\/1.1 507 /);
+    connection.received = '';
+    await connection.write(blob.bytes.subarray(100_000));
+    await connection.write('HEAD /v2/health/head HTTP/1.1\r\nhost: x\r\n\r\n');
+    expect(await connection.until(/\r\n\r\n/)).toMatch(/^HTTP\/1.1 200 OK/);
+    connection.destroy();
+    await full.close();
+  });
+
+  it('cuts the connection when too much of a refused body comes', async () => {
+    const blob = v2Blob(Buffer.alloc(1024 * 1024));
+    const connection = await RawConnection.open(app.port);
+    await connection.write(putHead(blob, { 'content-length': String(64 * 1024 * 1024), 'content-type': 'text/plain' }));
+    for (let sent = 0; sent < 64 && !connection.closed; sent += 1) {
+      // the write of a connection that was cut never calls back
+      await Promise.race([connection.write(blob.bytes), connection.untilClosed()]);
+    }
+    expect(await connection.untilClosed()).toMatch(/^HTTP\/1.1 400 /);
   });
 
   it('refuses a body above the limit before it reads it', async () => {
