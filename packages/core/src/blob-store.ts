@@ -75,6 +75,31 @@ export interface PutResult {
   readonly protectedUntil?: Date;
 }
 
+/** A rule by which a bucket itself deletes or moves objects. */
+export interface LifecycleRule {
+  readonly id: string;
+  /** Of object names; empty: all of them. */
+  readonly prefix: string;
+  /** `delete` takes blobs away behind our back; `transition` moves them to another storage class. */
+  readonly action: 'delete' | 'delete-old-versions' | 'abort-uploads' | 'transition';
+  /** Counted from an object's creation, in days, where the rule is of that kind. */
+  readonly afterDays?: number;
+  /** The storage class that objects move to. */
+  readonly storageClass?: string;
+}
+
+/** What a bucket's own settings do to blobs. What is absent, the server does not say, or we may not ask. */
+export interface BucketSettings {
+  readonly versioning?: 'on' | 'suspended' | 'off';
+  /** For how many days a deleted object can be restored; 0: not at all. */
+  readonly softDeleteDays?: number;
+  readonly lifecycle?: readonly LifecycleRule[];
+  /** Whether the bucket keeps objects from being deleted for some time (object lock, retention policy, legal hold). */
+  readonly retention?: boolean;
+  /** The server's clock minus ours, in ms; to the second. */
+  readonly clockSkewMs?: number;
+}
+
 /**
  * Content-addressed storage. Contract:
  * - Nothing is readable at a key until its bytes match `expect`; a put that fails or is aborted leaves nothing behind.
@@ -95,6 +120,8 @@ export interface BlobStore {
   list(prefix: string, options?: ListOptions): AsyncIterable<BlobInfo>;
   /** Throws unless blobs can be stored now. */
   ready?(options?: CallOptions): Promise<void>;
+  /** For an operator's eyes (`lps doctor`); a setting that cannot be read is absent, and only a server that cannot be reached throws. */
+  settings?(options?: CallOptions): Promise<BucketSettings>;
   /** Lets go of connections and timers. */
   close?(): Promise<void>;
 }

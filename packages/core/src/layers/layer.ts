@@ -23,6 +23,7 @@ export function passThrough(store: BlobStore): BlobStore {
     list: (prefix, options) => store.list(prefix, options),
     ...(store.stat === undefined ? {} : { stat: store.stat.bind(store) }),
     ...(store.ready === undefined ? {} : { ready: store.ready.bind(store) }),
+    ...(store.settings === undefined ? {} : { settings: store.settings.bind(store) }),
     ...(store.close === undefined ? {} : { close: store.close.bind(store) }),
   };
 }
