@@ -16,6 +16,8 @@ export interface ServiceOptions {
   readonly env?: Readonly<Record<string, string>>;
   /** After the others, so that they win. */
   readonly args?: readonly string[];
+  /** The script to run. Default: this workspace's. */
+  readonly lps?: string;
 }
 
 export interface RunningService {
@@ -38,7 +40,7 @@ export interface RunningService {
   killGroup(): Promise<void>;
 }
 
-const lps = fileURLToPath(new URL('../../packages/server/bin/lps.js', import.meta.url));
+const workspaceLps = fileURLToPath(new URL('../../packages/server/bin/lps.js', import.meta.url));
 
 /** Starts it on a free port and waits until it listens. Throws with its output when it does not. */
 export async function startService(options: ServiceOptions = {}): Promise<RunningService> {
@@ -96,7 +98,7 @@ export function refusedStart(options: ServiceOptions & { readonly dataDir: strin
 
 function commandFor(options: ServiceOptions & { dataDir: string }): { args: string[]; env: Record<string, string> } {
   const { store = 'file', dataDir } = options;
-  const common = [lps, 'serve', '--port', '0', '--data-dir', dataDir, '--log-format', 'json'];
+  const common = [options.lps ?? workspaceLps, 'serve', '--port', '0', '--data-dir', dataDir, '--log-format', 'json'];
   const given = [...(options.args ?? [])];
   if (typeof store === 'string') return { args: [...common, '--store', store, ...given], env: { ...options.env } };
   const { bucket, endpoint, region, accessKeyId, secretAccessKey } = store;
