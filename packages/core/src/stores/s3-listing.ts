@@ -7,8 +7,8 @@ import type {
 } from '@aws-sdk/client-s3';
 import type { BlobInfo, CallOptions, ListOptions } from '../blob-store.js';
 import { isDigest } from '../digest.js';
+import { repeated } from './repeated.js';
 import { fromSdk } from './s3-errors.js';
-import { repeated } from './s3-request.js';
 import { isUnanswerable, type OpenedSdk } from './s3-sdk.js';
 
 export interface ObjectVersion {

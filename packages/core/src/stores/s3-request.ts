@@ -1,9 +1,8 @@
 /** Signed requests to one bucket, and the rules by which they are repeated. */
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { Body } from '../blob-store.js';
 import { isBytes } from '../body.js';
-import { isLpsError, LpsError } from '../errors.js';
 import type { Transport, TransportResponse } from '../transport.js';
+import { repeated } from './repeated.js';
 import { readFailure, s3Error } from './s3-errors.js';
 import type { BucketAddress, OpenedSdk } from './s3-sdk.js';
 import { emptySha256, escapePath, escapeQuery, s3Signer } from './s3-signature.js';
@@ -23,9 +22,6 @@ export interface BucketRequest {
 
 /** Sends to the bucket. Gives successes; anything else is thrown, with the status in `details.status`. */
 export type SendToBucket = (request: BucketRequest) => Promise<TransportResponse>;
-
-const maxTries = 3;
-const firstDelayMs = 100;
 
 export function bucketSender(transport: Transport, address: BucketAddress, keys: OpenedSdk['keys']): SendToBucket {
   const sign = s3Signer(address.region);
@@ -52,31 +48,4 @@ export function bucketSender(transport: Transport, address: BucketAddress, keys:
     if (request.body !== undefined && !isBytes(request.body)) return sendOnce(request);
     return repeated(request.signal, () => sendOnce(request));
   };
-}
-
-/** Runs a harmless call up to three times, while what it meets may pass. */
-export async function repeated<T>(signal: AbortSignal | undefined, call: () => Promise<T>): Promise<T> {
-  for (let tries = 1; ; tries += 1) {
-    try {
-      return await call();
-    } catch (error) {
-      if (tries === maxTries || !mayPass(error)) throw error;
-      await pause(Math.random() * firstDelayMs * 2 ** tries, signal);
-    }
-  }
-}
-
-function mayPass(error: unknown): boolean {
-  if (!isLpsError(error)) return false;
-  // after a silence, or told when to come back, the caller decides: it knows its deadline
-  if (error.details.timedOut === true || error.details.retryAfterMs !== undefined) return false;
-  return error.code === 'TRY_AGAIN' || error.code === 'STORE_UNAVAILABLE';
-}
-
-async function pause(ms: number, signal: AbortSignal | undefined): Promise<void> {
-  try {
-    await sleep(ms, undefined, signal === undefined ? {} : { signal });
-  } catch (cause) {
-    throw new LpsError('ABORTED', 'the call was aborted', { cause });
-  }
 }
