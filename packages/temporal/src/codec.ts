@@ -2,6 +2,7 @@ import {
   type Claim,
   formatClaim,
   isClaimPayload,
+  type KeyedClaim,
   LpsError,
   parseClaim,
   parseNamespace,
@@ -10,6 +11,7 @@ import {
 import type { Payload, PayloadCodec } from '@temporalio/common';
 import { type Backend, type OpenBackend, openBackend } from './backend.js';
 import { withFailures } from './failure.js';
+import type { Outage } from './outage.js';
 
 /** Payloads whose protobuf form is larger are offloaded. Source: the Go codec's default. */
 export const defaultMinBytes = 128_000;
@@ -21,6 +23,8 @@ export type LargePayloadCodecOptions = Backend & {
   readonly minBytes?: number;
   /** Reads claims and makes none. */
   readonly decodeOnly?: boolean;
+  /** Which payloads stay inline while the store can't be reached. Default none: they fail. Set by the plugin. */
+  readonly outage?: Outage;
 };
 
 /**
@@ -38,16 +42,18 @@ export class LargePayloadCodec implements PayloadCodec {
   readonly #namespace: string;
   readonly #minBytes: number;
   readonly #decodeOnly: boolean;
+  readonly #outage: Outage | undefined;
 
   /** Throws CONFIG_INVALID, INVALID_KEY for a namespace that cannot be one. */
   constructor(options: LargePayloadCodecOptions) {
-    const { namespace, minBytes = defaultMinBytes, decodeOnly = false, ...backend } = options;
+    const { namespace, minBytes = defaultMinBytes, decodeOnly = false, outage, ...backend } = options;
     this.#namespace = parseNamespace(namespace);
     if (!Number.isSafeInteger(minBytes) || minBytes < 0) {
       throw new LpsError('CONFIG_INVALID', '`minBytes` must be a number of bytes');
     }
     this.#minBytes = minBytes;
     this.#decodeOnly = decodeOnly;
+    this.#outage = outage;
     this.#backend = openBackend(backend as Backend, namespace);
   }
 
@@ -66,17 +72,13 @@ export class LargePayloadCodec implements PayloadCodec {
   /** Claims in place of payloads that are too large; the others as they are. Throws `ApplicationFailure` (failure.ts). */
   async encode(payloads: Payload[]): Promise<Payload[]> {
     if (this.#decodeOnly) return payloads;
-    const large = [...payloads.entries()].filter(([, payload]) => this.#isLarge(payload));
-    if (large.length === 0) return payloads;
-    const deposits = large.map(([, payload]) => payload);
-    const claims = await withFailures(undefined, () =>
-      this.#backend.claimCheck.depositAll(deposits, { namespace: this.#namespace }),
-    );
-    return replaced(
-      payloads,
-      large.map(([index]) => index),
-      claims.map(formatClaim),
-    );
+    const offloaded = payloads.filter((payload) => this.#isOffloaded(payload));
+    if (offloaded.length === 0) return payloads;
+    const claims = await withFailures(undefined, () => this.#deposit(offloaded));
+    return payloads.map((payload) => {
+      const claim = claims.get(payload);
+      return claim === undefined ? payload : formatClaim(claim);
+    });
   }
 
   /** Payloads in place of claims; the others as they are. Throws `ApplicationFailure` (failure.ts). */
@@ -99,10 +101,41 @@ export class LargePayloadCodec implements PayloadCodec {
     return this.#backend.close();
   }
 
-  #isLarge(payload: Payload): boolean {
+  #isOffloaded(payload: Payload): boolean {
     // a reference to another external storage stays what it is: a claim could not carry its externalPayloads
     if (payload.externalPayloads && payload.externalPayloads.length > 0) return false;
-    return serializedPayloadSize(payload) > this.#minBytes;
+    const bytes = serializedPayloadSize(payload);
+    return bytes > this.#minBytes && !this.#outage?.keepsInline(bytes);
+  }
+
+  /** The claims of the payloads; those that stay inline after all are absent. */
+  async #deposit(payloads: readonly Payload[]): Promise<Map<Payload, KeyedClaim>> {
+    const outage = this.#outage;
+    if (outage === undefined) return this.#depositAll(payloads);
+    const isSmall = (payload: Payload): boolean => outage.isSmall(serializedPayloadSize(payload));
+    const small = payloads.filter(isSmall);
+    // apart from each other: the small ones give up when the circuit opens, the large ones when the deadline passes
+    const deposits = await Promise.allSettled([
+      this.#depositAll(payloads.filter((payload) => !isSmall(payload))),
+      this.#depositAll(small, outage.whileReachable).catch((error: unknown) => {
+        if (outage.isAway) return new Map<Payload, KeyedClaim>();
+        throw error;
+      }),
+    ]);
+    return new Map(
+      deposits.flatMap((deposit) => {
+        if (deposit.status === 'rejected') throw deposit.reason;
+        return [...deposit.value];
+      }),
+    );
+  }
+
+  async #depositAll(payloads: readonly Payload[], signal?: AbortSignal): Promise<Map<Payload, KeyedClaim>> {
+    const claims = await this.#backend.claimCheck.depositAll(payloads, {
+      namespace: this.#namespace,
+      ...(signal === undefined ? {} : { signal }),
+    });
+    return new Map(payloads.flatMap((payload, index) => (claims[index] ? [[payload, claims[index]] as const] : [])));
   }
 }
 

@@ -23,7 +23,7 @@ export type LargePayloadDriverOptions = Backend & {
  * The SDK after 1.24 passes this, and warns about a driver that does not use it: every transfer runs inside a permit,
  * one for each blob, never one inside another (that would deadlock).
  */
-interface Limited<Item> {
+export interface Limited<Item> {
   readonly limiter?: { permit<T>(item: Item, operation: () => Promise<T>): Promise<T> };
 }
 

@@ -7,4 +7,12 @@ export {
   type LargePayloadDriverOptions,
 } from './driver.js';
 export { toTemporalFailure } from './failure.js';
+export { LargePayloadPlugin, type LargePayloadPluginOptions, type PluginMode } from './plugin.js';
 export { assertReferencesCanBeEncoded } from './protobufjs-check.js';
+export {
+  type ClaimReader,
+  type ReadObject,
+  type TemporalClaimsOptions,
+  temporalGcsClaims,
+  temporalS3Claims,
+} from './temporal-claims.js';

@@ -1,0 +1,245 @@
+/** LargePayloadPlugin on a real Temporal server with a real service, which is stopped and started meanwhile. */
+import { randomUUID } from 'node:crypto';
+import { fileURLToPath } from 'node:url';
+import { serializedPayloadSize } from '@large-payload/core';
+import { LargePayloadPlugin, type LargePayloadPluginOptions, type PluginMode } from '@large-payload/temporal';
+import { describeWith, startTemporal, tempDir } from '@large-payload/test-components';
+import { Context } from '@temporalio/activity';
+import { Client, Connection, type WorkflowHandle } from '@temporalio/client';
+import type { Payload, Workflow } from '@temporalio/common';
+import { DefaultLogger, NativeConnection, Runtime, Worker } from '@temporalio/worker';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import type { largeArgument, throughAnOutage } from './fixtures/plugin-workflows.ts';
+import { type RunningService, startService } from './support/service.ts';
+import { until } from './support/until.ts';
+
+const workflowsPath = fileURLToPath(new URL('./fixtures/plugin-workflows.ts', import.meta.url));
+/** Above the threshold, below what stays inline while the service is away. */
+const smallBytes = 200_000;
+const largeBytes = 1_000_000;
+const deadlineMs = 1500;
+
+const messages: { message: string; attributes: Record<string, unknown> }[] = [];
+Runtime.install({
+  logger: new DefaultLogger('WARN', ({ message, meta }) => messages.push({ message, attributes: { ...meta } })),
+  telemetryOptions: { logging: { filter: 'OFF', forward: {} } },
+});
+
+const temporal = await startTemporal();
+
+/** What the activities of one test do now; they run in this process. */
+class Beats {
+  heartbeatBytes = largeBytes;
+  /** Of the marks that the heartbeats carry, the one that was sent last. */
+  sent = 0;
+  ends: 'not yet' | 'with a failure' | 'well' = 'not yet';
+  /** The mark in the details that the second attempt got from the first. */
+  resumedFrom: number | undefined;
+  /** The mark of the last heartbeat before the failure. */
+  failedAfter: number | undefined;
+
+  readonly activities = {
+    beat: async (): Promise<number> => {
+      const { heartbeat, info, sleep } = Context.current();
+      const last = info.heartbeatDetails as Uint8Array | undefined;
+      if (info.attempt > 1) this.resumedFrom = last === undefined ? -1 : Buffer.from(last).readUInt32LE();
+      while (this.ends === 'not yet' || (this.ends === 'with a failure' && info.attempt > 1)) {
+        this.#beat(heartbeat);
+        await sleep(20);
+      }
+      this.#beat(heartbeat); // straight before the end: the SDK sends it only because the activity fails
+      if (this.ends === 'with a failure') {
+        this.failedAfter = this.sent;
+        throw new Error('told to fail');
+      }
+      return this.sent;
+    },
+    produce: async (bytes: number, fill: number): Promise<Uint8Array> => new Uint8Array(bytes).fill(fill),
+    measure: async (bytes: Uint8Array): Promise<number> => bytes.filter((byte) => byte === 3).length,
+  };
+
+  #beat(heartbeat: (details?: unknown) => void): void {
+    this.sent += 1;
+    const details = Buffer.alloc(this.heartbeatBytes, 9);
+    details.writeUInt32LE(this.sent);
+    heartbeat(new Uint8Array(details));
+  }
+}
+
+export type PluginActivities = Beats['activities'];
+
+interface Running {
+  readonly plugin: LargePayloadPlugin;
+  readonly client: Client;
+  readonly worker: Worker;
+  readonly beats: Beats;
+  /** Resolves with how the worker's `run()` ended. */
+  readonly ended: Promise<unknown>;
+  start<W extends Workflow>(type: string, ...args: Parameters<W>): Promise<WorkflowHandle<W>>;
+}
+
+describeWith(describe, 'the plugin', temporal, (temporal) => {
+  let service: RunningService;
+  let connection: NativeConnection;
+  let clientConnection: Connection;
+  const dataDir = tempDir('plugin');
+  const cleanUps: (() => unknown)[] = [];
+
+  async function startOn(port: number): Promise<void> {
+    service = await startService({ dataDir, args: ['--port', `${port}`] });
+  }
+
+  beforeAll(async () => {
+    await startOn(0);
+    connection = await NativeConnection.connect({ address: temporal.address });
+    clientConnection = await Connection.connect({ address: temporal.address });
+  });
+  afterEach(async () => {
+    for (const cleanUp of cleanUps.splice(0).reverse()) await cleanUp();
+  });
+  afterAll(async () => {
+    await clientConnection?.close();
+    await connection?.close();
+    await service?.stop();
+    await temporal.stop();
+  });
+
+  function newPlugin(mode: PluginMode): LargePayloadPlugin {
+    const options: LargePayloadPluginOptions = { url: service.url, mode, deadlineMs };
+    const plugin = new LargePayloadPlugin(options);
+    cleanUps.push(() => plugin.close());
+    return plugin;
+  }
+
+  async function startWorker(mode: PluginMode): Promise<Running> {
+    const plugin = newPlugin(mode);
+    const taskQueue = randomUUID();
+    const beats = new Beats();
+    const client = new Client({ connection: clientConnection, plugins: [plugin] });
+    const worker = await Worker.create({
+      connection,
+      taskQueue,
+      workflowsPath,
+      activities: beats.activities,
+      maxHeartbeatThrottleInterval: '50ms',
+      plugins: [plugin],
+    });
+    const ended = worker.run().then(
+      () => 'well',
+      (error: unknown) => error,
+    );
+    cleanUps.push(async () => {
+      beats.ends = 'well';
+      if (worker.getState() === 'RUNNING') worker.shutdown();
+      await ended;
+    });
+    const start: Running['start'] = (type, ...args) =>
+      client.workflow.start(type, { taskQueue, workflowId: randomUUID(), args: args as unknown[] }) as never;
+    return { plugin, client, worker, beats, ended, start };
+  }
+
+  for (const mode of ['codec', 'driver'] as const) {
+    it(`lives through an outage of the service, in mode ${mode}`, async () => {
+      const { client, worker, beats, ended, start } = await startWorker(mode);
+      const outage = await start<typeof throughAnOutage>('throughAnOutage', smallBytes, largeBytes);
+      const details = (): Promise<Payload | undefined> => heartbeatDetailsOf(client, outage);
+      const isClaim = (payload: Payload | undefined): true | undefined =>
+        payload !== undefined && claimKindOf(payload) === mode ? true : undefined;
+      await until('large details of a heartbeat at the server', async () => isClaim(await details()));
+
+      // away: heartbeats with large details are skipped, with a warning
+      const { port } = service;
+      messages.length = 0;
+      await service.stop();
+      await until('a skipped heartbeat', async () =>
+        messages.find(({ message }) => message.startsWith('Heartbeat skipped')),
+      );
+      const skipped = messages.find(({ message }) => message.startsWith('Heartbeat skipped'));
+      expect(skipped?.attributes).toMatchObject({
+        code: 'SERVICE_UNREACHABLE',
+        detailsBytes: largeBytes,
+        activityType: 'beat',
+      });
+      expect(worker.getState()).toBe('RUNNING');
+
+      // those with small ones reach the server inline
+      beats.heartbeatBytes = smallBytes;
+      const inline = await until('small details of a heartbeat at the server', async () => {
+        const payload = await details();
+        return payload !== undefined && claimKindOf(payload) === undefined ? payload : undefined;
+      });
+      expect(serializedPayloadSize(inline)).toBeGreaterThan(smallBytes);
+      beats.heartbeatBytes = largeBytes;
+
+      // a small result goes inline, too; a large one fails the activity's attempt, which is retried
+      await outage.signal('goOn');
+      const failure = await until('a failed attempt of the large result', async () => {
+        const produce = await pendingActivity(client, outage, 'produce');
+        return produce?.lastFailure?.message ? produce : undefined;
+      });
+      expect(failure.lastFailure?.applicationFailureInfo).toMatchObject({
+        type: 'LargePayload.SERVICE_UNREACHABLE',
+        nonRetryable: false,
+      });
+      expect(failure.lastFailure?.message).toMatch(/\(\d+ attempts in \d+ ms\)$/);
+      const smallResult = (await completedResults(outage))[0];
+      expect(smallResult?.length).toBe(smallBytes);
+
+      // a large payload in a command fails the workflow task, which is retried
+      const commanding = await start<typeof largeArgument>('largeArgument', largeBytes);
+      await until('a failed workflow task', async () => {
+        const { events } = await commanding.fetchHistory();
+        return events?.some(({ workflowTaskFailedEventAttributes: failed }) => failed != null) ? true : undefined;
+      });
+      expect((await commanding.describe()).status.name).toBe('RUNNING');
+      expect(worker.getState()).toBe('RUNNING');
+
+      // back: everything goes on, with the right results
+      await startOn(port);
+      expect(await commanding.result()).toBe(largeBytes);
+      await until('large details of a heartbeat at the server', async () => isClaim(await details()));
+      beats.ends = 'with a failure';
+      await until('the next attempt', async () => beats.resumedFrom);
+      beats.ends = 'well';
+      const [small, large, sent] = await outage.result();
+      expect([small, large]).toEqual([smallBytes, largeBytes]);
+      expect(sent).toBe(beats.sent);
+      // the very last details before the failure are what the next attempt got
+      expect(beats.failedAfter).toBeGreaterThan(0);
+      expect(beats.resumedFrom).toBe(beats.failedAfter);
+      expect(worker.getState()).toBe('RUNNING');
+      worker.shutdown();
+      expect(await ended).toBe('well');
+    });
+  }
+});
+
+type Pending = NonNullable<Awaited<ReturnType<WorkflowHandle['describe']>>['raw']['pendingActivities']>[number];
+
+/** As the server has it, without any codec. */
+async function pendingActivity(client: Client, handle: WorkflowHandle, type: string): Promise<Pending | undefined> {
+  const { pendingActivities } = await client.workflowService.describeWorkflowExecution({
+    namespace: client.options.namespace,
+    execution: { workflowId: handle.workflowId },
+  });
+  return pendingActivities?.find(({ activityType }) => activityType?.name === type);
+}
+
+async function heartbeatDetailsOf(client: Client, handle: WorkflowHandle): Promise<Payload | undefined> {
+  return (await pendingActivity(client, handle, 'beat'))?.heartbeatDetails?.payloads?.[0];
+}
+
+function claimKindOf(payload: Payload): PluginMode | undefined {
+  if (payload.metadata?.['temporal.io/remote-codec']) return 'codec';
+  const messageType = Buffer.from(payload.metadata?.messageType ?? []).toString();
+  return messageType === 'temporal.api.sdk.v1.ExternalStorageReference' ? 'driver' : undefined;
+}
+
+/** The data of the results of completed activities, as they stand in the history. */
+async function completedResults(handle: WorkflowHandle): Promise<Uint8Array[]> {
+  const { events } = await handle.fetchHistory();
+  return (events ?? []).flatMap(
+    ({ activityTaskCompletedEventAttributes: completed }) =>
+      completed?.result?.payloads?.map(({ data }) => data ?? new Uint8Array()) ?? [],
+  );
+}
