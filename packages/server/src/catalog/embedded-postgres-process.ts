@@ -99,7 +99,7 @@ export async function findPostmaster(
   );
 }
 
-async function readPidFile(dir: string): Promise<PidFile | undefined> {
+export async function readPidFile(dir: string): Promise<PidFile | undefined> {
   const path = join(dir, 'postmaster.pid');
   try {
     const [text, { mtimeMs }] = await Promise.all([fs.readFile(path, 'utf8'), fs.stat(path)]);

@@ -94,7 +94,7 @@ function checkOptions(options: CatalogOptions): Settings {
 }
 
 /** Migrates on a connection of its own (it may take longer than a request may) and reads the catalog's id. */
-async function prepare(url: string, schema: string): Promise<string> {
+export async function prepare(url: string, schema: string): Promise<string> {
   const client = new pg.Client(connectionSettings(url, 'lps catalog migration'));
   client.on('error', () => undefined); // the statement under way fails as well
   try {

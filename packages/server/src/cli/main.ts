@@ -4,11 +4,13 @@
  */
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError, type Help } from 'commander';
+import { addCatalog } from './catalog.js';
 import { addConfig } from './config-print.js';
 import { asLpsError, describeFailure, exitCodeOf, exitCodes } from './failure.js';
 import { addGet } from './get.js';
 import { addLs } from './ls.js';
 import { addPut } from './put.js';
+import { addScrub } from './scrub.js';
 import { addServe } from './serve.js';
 import { addStat } from './stat.js';
 import type { Terminal } from './terminal.js';
@@ -92,7 +94,7 @@ function createProgram(terminal: Terminal): Command {
       outputError: () => {}, // `run` says it, as it says everything
     })
     .configureHelp({ helpWidth: Math.min(100, process.stdout.columns ?? 100), formatItem });
-  for (const add of [addServe, addPut, addGet, addStat, addLs, addConfig]) add(program, terminal);
+  for (const add of [addServe, addPut, addGet, addStat, addLs, addScrub, addCatalog, addConfig]) add(program, terminal);
   return program;
 }
 

@@ -31,7 +31,7 @@ export function addTarget(command: Command): Command {
   return addSettings(command, isReadByCommands).addHelpText('after', targetHelp);
 }
 
-function isReadByCommands(setting: Setting): boolean {
+export function isReadByCommands(setting: Setting): boolean {
   return setting.group === 'Storage' || setting.group === 'S3' || setting.flag === 'max-blob-bytes';
 }
 
