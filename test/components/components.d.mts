@@ -1,4 +1,4 @@
-export type ComponentName = 's3' | 'temporal' | 'lpsbench';
+export type ComponentName = 's3' | 'gcs' | 'temporal' | 'lpsbench';
 
 export interface Component {
   product: string;

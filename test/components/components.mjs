@@ -1,6 +1,7 @@
 // What the tests use, pinned, and where the builds lie. Shared by install.mjs and index.ts.
 //
 //   ~/.cache/large-payload/versitygw-v1.8.0/versitygw
+//                          fake-gcs-server-v1.56.1/fake-gcs-server
 //                          temporal-server-v1.32.0/server
 //                          lpsbench-1f2e3d4c5b6a/lpsbench     <- the hash of its source
 //
@@ -15,6 +16,7 @@ const lpsbench = fileURLToPath(new URL('../../bench/lpsbench', import.meta.url))
 
 export const components = {
   s3: { product: 'versitygw', version: 'v1.8.0', goPackage: 'github.com/versity/versitygw/cmd/versitygw' },
+  gcs: { product: 'fake-gcs-server', version: 'v1.56.1', goPackage: 'github.com/fsouza/fake-gcs-server' },
   temporal: { product: 'temporal-server', version: 'v1.32.0', goPackage: 'go.temporal.io/server/cmd/server' },
   lpsbench: { product: 'lpsbench', version: sourceHash(lpsbench), goSource: lpsbench },
 };
