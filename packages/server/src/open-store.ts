@@ -5,7 +5,9 @@ import {
   type FileStore,
   LpsError,
   memoryStore,
+  openAzureStore,
   openFileStore,
+  openGcsStore,
   openHttpStore,
   openS3Store,
 } from '@large-payload/core';
@@ -25,6 +27,14 @@ type StoreSettings = Pick<
   | 's3KmsKeyId'
   | 's3ConditionalPut'
   | 's3Checksums'
+  | 'gcsBucket'
+  | 'gcsEndpoint'
+  | 'gcsPrefix'
+  | 'azureContainer'
+  | 'azureAccount'
+  | 'azureEndpoint'
+  | 'azureConnectionString'
+  | 'azurePrefix'
 >;
 
 /** A store, and its own housekeeping where it needs some. */
@@ -44,8 +54,10 @@ export async function openStore(config: StoreSettings): Promise<OpenedStore> {
       return openFileStore({ dir: fileStoreDir(config.dataDir) });
     case 's3':
       return openS3Store(s3Options(config));
-    default:
-      throw new LpsError('CONFIG_INVALID', `store ${config.store} is not available yet`);
+    case 'gcs':
+      return openGcsStore(gcsOptions(config));
+    case 'azure':
+      return openAzureStore(azureOptions(config));
   }
 }
 
@@ -75,4 +87,25 @@ function s3Encryption(config: StoreSettings): Parameters<typeof openS3Store>[0][
   if (config.s3Encryption === 'none') return undefined;
   if (config.s3Encryption === 'sse-s3') return { type: 'SSE-S3' };
   return { type: 'SSE-KMS', ...(config.s3KmsKeyId === undefined ? {} : { keyId: config.s3KmsKeyId }) };
+}
+
+function gcsOptions({ gcsBucket, gcsEndpoint, gcsPrefix }: StoreSettings): Parameters<typeof openGcsStore>[0] {
+  if (gcsBucket === undefined) throw new LpsError('CONFIG_INVALID', 'store gcs needs a bucket');
+  return {
+    bucket: gcsBucket,
+    ...(gcsEndpoint === undefined ? {} : { endpoint: gcsEndpoint }),
+    ...(gcsPrefix === undefined ? {} : { prefix: gcsPrefix }),
+  };
+}
+
+function azureOptions(config: StoreSettings): Parameters<typeof openAzureStore>[0] {
+  const { azureContainer, azureAccount, azureEndpoint, azureConnectionString, azurePrefix } = config;
+  if (azureContainer === undefined) throw new LpsError('CONFIG_INVALID', 'store azure needs a container');
+  return {
+    container: azureContainer,
+    ...(azureAccount === undefined ? {} : { account: azureAccount }),
+    ...(azureEndpoint === undefined ? {} : { endpoint: azureEndpoint }),
+    ...(azureConnectionString === undefined ? {} : { connectionString: azureConnectionString }),
+    ...(azurePrefix === undefined ? {} : { prefix: azurePrefix }),
+  };
 }

@@ -44,7 +44,7 @@ async function startModel(): Promise<S3Model> {
   const server = createServer((request, response) => {
     request.on('error', () => {});
     const { searchParams: query } = new URL(request.url ?? '', 'http://model');
-    if (['list-type', 'versioning', 'versions'].some((name) => query.has(name))) {
+    if (['list-type', 'versioning', 'versions', 'lifecycle', 'object-lock'].some((name) => query.has(name))) {
       (model.listFaults.shift() ?? (() => answer(response, 200, documentFor(model, query))))(request, response);
     } else {
       model.seen.push(request);
@@ -470,6 +470,66 @@ describe('s3 list and delete', () => {
       assert.equal(store.can.versions, false);
     }
     await assert.rejects(withModel({}, (model) => model.listFaults.push(failing(404, 'NoSuchBucket'))));
+  });
+});
+
+describe('s3 settings', () => {
+  const lifecycle = `<LifecycleConfiguration>
+    <Rule><ID>old</ID><Status>Enabled</Status><Filter><Prefix>lps/</Prefix></Filter>
+      <Expiration><Days>30</Days></Expiration><NoncurrentVersionExpiration><NoncurrentDays>7</NoncurrentDays></NoncurrentVersionExpiration>
+      <Transition><Days>90</Days><StorageClass>GLACIER</StorageClass></Transition></Rule>
+    <Rule><ID>tidy</ID><Status>Enabled</Status><Filter/>
+      <AbortIncompleteMultipartUpload><DaysAfterInitiation>2</DaysAfterInitiation></AbortIncompleteMultipartUpload></Rule>
+    <Rule><ID>asleep</ID><Status>Disabled</Status><Filter/><Expiration><Days>1</Days></Expiration></Rule>
+  </LifecycleConfiguration>`;
+  const lock = '<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled></ObjectLockConfiguration>';
+  const suspended = '<VersioningConfiguration><Status>Suspended</Status></VersioningConfiguration>';
+  const saying =
+    (text: string): Handler =>
+    (_, response) =>
+      answer(response, 200, text);
+
+  it('are read from the bucket', async () => {
+    const { model, store } = await withModel();
+    model.faults.push((_, response) => {
+      response.writeHead(403, { date: new Date(Date.now() + 3_600_000).toUTCString(), 'content-length': 0 }).end();
+    });
+    model.listFaults.push(saying(suspended), saying(lifecycle), saying(lock));
+    const { clockSkewMs = 0, ...settings } = (await store.settings?.()) ?? {};
+    assert.ok(Math.abs(clockSkewMs - 3_600_000) <= 1000, `${clockSkewMs}`);
+    assert.deepEqual(settings, {
+      versioning: 'suspended',
+      softDeleteDays: 0,
+      lifecycle: [
+        { id: 'old', prefix: 'lps/', action: 'delete', afterDays: 30 },
+        { id: 'old', prefix: 'lps/', action: 'delete-old-versions', afterDays: 7 },
+        { id: 'old', prefix: 'lps/', action: 'transition', afterDays: 90, storageClass: 'GLACIER' },
+        { id: 'tidy', prefix: '', action: 'abort-uploads', afterDays: 2 },
+      ],
+      retention: true,
+    });
+  });
+
+  it('are absent where they may not be read, and none where there is none', async () => {
+    const { model, store } = await withModel();
+    const denied = failing(403, 'AccessDenied');
+    model.listFaults.push(denied, denied, denied);
+    const { clockSkewMs, ...settings } = (await store.settings?.()) ?? {};
+    assert.deepEqual(settings, {});
+    assert.ok(clockSkewMs !== undefined);
+    model.listFaults.push(saying('<VersioningConfiguration/>'));
+    model.listFaults.push(failing(404, 'NoSuchLifecycleConfiguration'));
+    model.listFaults.push(failing(404, 'ObjectLockConfigurationNotFoundError'));
+    const none = await store.settings?.();
+    assert.deepEqual([none?.versioning, none?.lifecycle, none?.retention], ['off', [], false]);
+  });
+
+  it('need a server that answers', async () => {
+    const { model, store } = await withModel();
+    model.listFaults.push(failing(404, 'NoSuchBucket'));
+    await failure(store.settings?.() ?? assert.fail(), 'STORE_REFUSED');
+    await model.stop();
+    await failure(store.settings?.() ?? assert.fail(), 'STORE_UNAVAILABLE');
   });
 });
 

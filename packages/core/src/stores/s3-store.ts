@@ -15,6 +15,7 @@ import type {
   BlobInfo,
   BlobStore,
   Body,
+  BucketSettings,
   CallOptions,
   Expected,
   GetOptions,
@@ -32,6 +33,7 @@ import { s3Error } from './s3-errors.js';
 import { type BucketListing, openListing } from './s3-listing.js';
 import { bucketSender, type SendToBucket } from './s3-request.js';
 import { type ImportSdk, type OpenedSdk, openSdk } from './s3-sdk.js';
+import { s3Settings } from './s3-settings.js';
 
 const readyForMs = 1_000;
 const maxPurges = 3;
@@ -184,6 +186,10 @@ class S3Store implements BlobStore {
       throw error;
     }
     this.#readyUntil = performance.now() + readyForMs;
+  }
+
+  settings(options: CallOptions = {}): Promise<BucketSettings> {
+    return s3Settings(this.opened, this.transport, this.options.bucket, options);
   }
 
   /** Every version of exactly this name: the noncurrent ones first, the current one, then the markers that hid them. */

@@ -130,6 +130,15 @@ describeWith(describe, 's3 on a real server', gateway, (server) => {
 });
 
 describeWith(describe, 's3 with versions', versioned, (server) => {
+  it('tells what the settings of its bucket do', async () => {
+    const store = await openS3Store(optionsFor(server));
+    const settings = await store.settings?.();
+    assert.equal(settings?.versioning, 'on');
+    assert.equal(settings?.retention, false);
+    assert.ok(Math.abs(settings?.clockSkewMs ?? Number.NaN) <= 1000);
+    await store.close?.();
+  });
+
   it('deletes every version and marker of a key, and of no other', async () => {
     const store = await openS3Store(optionsFor(server, { prefix: 'delete' }));
     const client = await openS3Client(server);

@@ -134,7 +134,7 @@ const refused: readonly (readonly [string, string[], number, string | RegExp, Ru
     2,
     /^lps: the memory store is gone when this command ends/,
   ],
-  ['a store to come', ['ls', '--store', 'azure'], 2, /^lps: store azure is not available yet/],
+  ['a store without its place', ['ls', '--store', 'gcs'], 2, /^lps: store gcs needs a bucket: --gcs-bucket/],
   [
     'two places',
     ['ls', '--url', 'http://127.0.0.1:1', 'DATA'],

@@ -1,8 +1,9 @@
 /** Which store a command works on: a running service, or the store itself. */
 import { type BlobStore, isLpsError, LpsError } from '@large-payload/core';
 import { type Command, Option } from 'commander';
+import { places } from '../config/checks.js';
 import { configInvalid, loadConfig } from '../config/load.js';
-import type { Config, Setting } from '../config/settings.js';
+import { type Config, type Setting, settings } from '../config/settings.js';
 import { openService, openStore } from '../open-store.js';
 import { addSettings, givenSettings, type SettingFlags } from './setting-options.js';
 import type { Terminal } from './terminal.js';
@@ -13,9 +14,12 @@ const defaultUrl = 'http://127.0.0.1:8577';
 export const targetHelp = `
 Where the blobs are:
   Without further options the service at ${defaultUrl} is asked; --url names another one.
-  With --store, --data-dir or --s3-bucket (or their variables) the command works straight on the
-  store and needs no service. That is safe while a service runs on the same store: it takes up what
-  it finds there.`;
+  With --store, --data-dir, --s3-bucket, --gcs-bucket or --azure-container (or their variables)
+  the command works straight on the store and needs no service. That is safe while a service runs
+  on the same store: it takes up what it finds there.`;
+
+/** Settings that name a place where blobs are. */
+const placeSettings = ['store', 'dataDir', ...places.map(({ setting }) => setting)] as const;
 
 /** A store, and the settings that apply to the command. */
 export interface Target {
@@ -32,7 +36,11 @@ export function addTarget(command: Command): Command {
 }
 
 export function isReadByCommands(setting: Setting): boolean {
-  return setting.group === 'Storage' || setting.group === 'S3' || setting.flag === 'max-blob-bytes';
+  return setting.group === 'Storage' || isOfStore(setting) || setting.flag === 'max-blob-bytes';
+}
+
+function isOfStore({ group }: Setting): boolean {
+  return places.some((place) => place.group === group);
 }
 
 /** Opens the store that a command's options name, runs it on that, and lets go of it. */
@@ -43,9 +51,9 @@ export async function withTarget<T>(
 ): Promise<T> {
   const flags = givenSettings(command);
   const { config, sources } = loadConfig({ flags, env: terminal.env, cwd: terminal.cwd });
-  const named = [sources.store, sources.dataDir, sources.s3Bucket].filter(
-    ({ kind, name }) => kind !== 'default' && name !== 'BUCKET',
-  );
+  const named = placeSettings
+    .map((name) => sources[name])
+    .filter(({ kind, name }) => kind !== 'default' && name !== 'BUCKET');
   const url = urlFor(command, terminal, flags, named.length > 0);
   if (url === undefined && config.store === 'memory') {
     throw configInvalid(['the memory store is gone when this command ends; name a running service with --url']);
@@ -65,7 +73,7 @@ export async function withTarget<T>(
 /** A flag beats a variable, and a service beats the store. `undefined`: straight on the store. */
 function urlFor(command: Command, terminal: Terminal, flags: SettingFlags, isStoreNamed: boolean): string | undefined {
   const given = command.getOptionValue('url') as string | undefined;
-  const storeFlag = ['store', 'data-dir', 's3-bucket'].find((flag) => flags[flag] !== undefined);
+  const storeFlag = placeSettings.map((name) => settings[name].flag).find((flag) => flags[flag] !== undefined);
   if (given !== undefined && storeFlag !== undefined) {
     throw configInvalid([`--url and --${storeFlag} name two places; keep one`]);
   }

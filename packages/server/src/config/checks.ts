@@ -1,5 +1,5 @@
 import { isIPv6 } from 'node:net';
-import type { SettingName, Source, Values } from './settings.js';
+import { envOf, type Setting, type SettingName, type Source, settings, type Values } from './settings.js';
 
 type Sources = Readonly<Record<SettingName, Source>>;
 type Check = (values: Partial<Values>, sources: Sources) => string | undefined;
@@ -9,20 +9,49 @@ export function configProblems(values: Partial<Values>, sources: Sources): strin
   return checks.flatMap((check) => check(values, sources) ?? []);
 }
 
+/** What names the place of each store that is elsewhere. */
+export const places = [
+  { store: 's3', setting: 's3Bucket', what: 'bucket', group: 'S3' },
+  { store: 'gcs', setting: 'gcsBucket', what: 'bucket', group: 'GCS' },
+  { store: 'azure', setting: 'azureContainer', what: 'container', group: 'Azure' },
+] as const satisfies readonly { store: Values['store']; setting: SettingName; what: string; group: Setting['group'] }[];
+
+/** The settings that are of one store only, as a group. */
+export function groupOfStore(store: unknown): Setting['group'] | undefined {
+  return places.find((place) => place.store === store)?.group;
+}
+
+const [foreignAccount] = settings.azureAccount.also;
+
 const checks: readonly Check[] = [
-  ({ store }) =>
-    store === 'gcs' || store === 'azure' ? `store ${store} is not available yet; use file, memory or s3` : undefined,
+  ({ store }, sources) => {
+    const place = places.find((candidate) => candidate.store === store);
+    if (place === undefined || sources[place.setting].kind !== 'default') return undefined;
+    const { flag } = settings[place.setting];
+    return `store ${store} needs a ${place.what}: --${flag}, ${envOf({ flag })} or ${flag} in the file`;
+  },
 
-  ({ store, s3Bucket }, sources) =>
-    store === 's3' && s3Bucket === undefined && sources.s3Bucket.kind === 'default'
-      ? 'store s3 needs a bucket: --s3-bucket, LPS_S3_BUCKET or s3-bucket in the file'
-      : undefined,
+  ({ store, azureAccount, azureEndpoint, azureConnectionString }, sources) => {
+    const names = ['azureAccount', 'azureEndpoint', 'azureConnectionString'] as const;
+    const isGiven = names.some((name) => sources[name].kind !== 'default');
+    if (store === 'azure' && !isGiven)
+      return 'store azure needs an account: --azure-account or --azure-connection-string';
+    const other = azureEndpoint ?? (sources.azureAccount.name === foreignAccount ? undefined : azureAccount);
+    return azureConnectionString !== undefined && other !== undefined
+      ? 'azure-connection-string says already which account it is; leave out azure-account and azure-endpoint'
+      : undefined;
+  },
 
-  // a bucket given without --store s3 would silently be stored to disk; BUCKET alone may belong to another program
-  (_values, sources) =>
-    sources.store.kind === 'default' && sources.s3Bucket.kind !== 'default' && sources.s3Bucket.name !== 'BUCKET'
-      ? `${sources.s3Bucket.name} names a bucket, but blobs would go to the data directory; add --store s3 (or file)`
-      : undefined,
+  // a bucket given without its store would silently be stored to disk; BUCKET alone may belong to another program
+  (_values, sources) => {
+    const named = places.find(
+      ({ setting }) => sources[setting].kind !== 'default' && sources[setting].name !== 'BUCKET',
+    );
+    return sources.store.kind === 'default' && named !== undefined
+      ? `${sources[named.setting].name} names a ${named.what}, but blobs would go to the data directory; ` +
+          `add --store ${named.store} (or file)`
+      : undefined;
+  },
 
   ({ s3Encryption, s3KmsKeyId }) =>
     s3KmsKeyId !== undefined && s3Encryption !== undefined && s3Encryption !== 'sse-kms'

@@ -20,7 +20,7 @@ values out of range, and names that do not exist, with the name that was probabl
 - **Paths** that are relative start at the directory in which \`lps\` was started.
 - **Secrets** can be read from a file: \`LPS_DATABASE_URL_FILE=/run/secrets/database-url\`. They are never shown.
 - **Variables of other programs** (\`BUCKET\` of the Go service, \`AWS_REGION\` …) count only when the setting is given in
-  none of the three places. Credentials for S3 are found by the AWS SDK as usual.
+  none of the three places. Credentials for S3, GCS and Azure are found by their SDKs as usual.
 - An **empty variable** counts as not set. Variables that Kubernetes makes for a Service called \`lps\` (\`LPS_PORT=tcp://…\`,
   \`LPS_SERVICE_HOST\` …) are left alone.
 

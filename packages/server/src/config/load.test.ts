@@ -68,6 +68,18 @@ describe('where a value comes from', () => {
     expect(config).toMatchObject({ s3Bucket: 'filed', s3Region: 'eu-2' });
   });
 
+  it('takes the environment of the Go service for every store that it has', () => {
+    const go = { BUCKET: 'go-bucket', AZURE_STORAGE_ACCOUNT_NAME: 'goaccount' };
+    expect(load({ flags: { store: 'gcs' }, env: go }).config).toMatchObject({ gcsBucket: 'go-bucket' });
+    const azure = { azureContainer: 'go-bucket', azureAccount: 'goaccount' };
+    expect(load({ flags: { store: 'azure' }, env: go }).config).toMatchObject(azure);
+    // a connection string of ours counts more
+    const env = { ...go, LPS_AZURE_CONNECTION_STRING: 'AccountName=mine;AccountKey=x' };
+    expect(load({ flags: { store: 'azure' }, env }).config.azureConnectionString).toBe('AccountName=mine;AccountKey=x');
+    // names that only S3 allows are nobody's business while another store is used
+    expect(load({ flags: { store: 'memory' }, env: { BUCKET: 'My_Bucket' } }).config.gcsBucket).toBeUndefined();
+  });
+
   it('does not care what other programs mean by their variables unless the S3 store reads them', () => {
     expect(load({ env: { BUCKET: 'a bucket of water', AWS_ENDPOINT_URL: '' } }).config.s3Bucket).toBeUndefined();
     expect(problemsOf({ env: { BUCKET: 'a bucket of water', LPS_STORE: 's3' } })).toEqual([
@@ -182,12 +194,53 @@ const refused: readonly (readonly [string, LoadOptions, string])[] = [
   ['a grace below its floor', { flags: { grace: '23h' } }, '--grace: "23h" is not a time from 1d to 3650d, such as 7d'],
   ['an unknown store', { flags: { store: 'disk' } }, '--store: "disk" is not one of file, memory, s3, gcs, azure'],
   ['a store in capitals', { flags: { store: 'S3' } }, '--store: "S3" is not one of file'],
-  ['a store to come', { flags: { store: 'gcs' } }, 'store gcs is not available yet; use file, memory or s3'],
-  ['another store to come', { flags: { store: 'azure' } }, 'store azure is not available yet; use file, memory or s3'],
   [
     's3 without a bucket',
     { flags: { store: 's3' } },
     'store s3 needs a bucket: --s3-bucket, LPS_S3_BUCKET or s3-bucket in the file',
+  ],
+  [
+    'gcs without a bucket',
+    { flags: { store: 'gcs' } },
+    'store gcs needs a bucket: --gcs-bucket, LPS_GCS_BUCKET or gcs-bucket in the file',
+  ],
+  [
+    'azure without a container',
+    { flags: { store: 'azure', 'azure-account': 'mine' } },
+    'store azure needs a container: --azure-container, LPS_AZURE_CONTAINER or azure-container in the file',
+  ],
+  [
+    'azure without an account',
+    { flags: { store: 'azure', 'azure-container': 'blobs' } },
+    'store azure needs an account: --azure-account or --azure-connection-string',
+  ],
+  [
+    'two accounts',
+    {
+      flags: { store: 'azure', 'azure-container': 'blobs', 'azure-account': 'mine' },
+      env: { LPS_AZURE_CONNECTION_STRING: 'AccountName=a;AccountKey=b==' },
+    },
+    'azure-connection-string says already which account it is',
+  ],
+  [
+    'a connection string that is none',
+    { env: { LPS_AZURE_CONNECTION_STRING: 'hunter2' } },
+    'LPS_AZURE_CONNECTION_STRING: the value is not a connection string such as',
+  ],
+  [
+    'a container with a capital',
+    { flags: { store: 'azure', 'azure-account': 'mine', 'azure-container': 'Blobs' } },
+    '--azure-container: "Blobs" is not the name of a container',
+  ],
+  [
+    'a container without azure',
+    { flags: { 'azure-container': 'blobs' } },
+    '--azure-container names a container, but blobs would go to the data directory; add --store azure (or file)',
+  ],
+  [
+    'a bucket without gcs',
+    { flags: { 'gcs-bucket': 'blobs' } },
+    '--gcs-bucket names a bucket, but blobs would go to the data directory; add --store gcs (or file)',
   ],
   [
     'a bucket without s3',

@@ -6,7 +6,7 @@
 import { readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { LpsError } from '@large-payload/core';
-import { configProblems } from './checks.js';
+import { configProblems, groupOfStore } from './checks.js';
 import { type FileEntry, parseConfigFile } from './config-file.js';
 import {
   allSettings,
@@ -76,7 +76,7 @@ export function loadConfig(options: LoadOptions = {}): Loaded {
     if (given.text === undefined) continue;
     // a variable of another program may mean something else there; it matters only to the store that reads it
     const isForeign = given.source.kind === 'env' && (setting.also ?? []).includes(given.source.name);
-    const ignored = isForeign && values.store !== 's3' ? [] : problems;
+    const ignored = isForeign && setting.group !== groupOfStore(values.store) ? [] : problems;
     values[name] = readValue(setting, given.text, given.source, ignored);
   }
   // what could not be read is in `problems` already; the checks look only at what is there

@@ -10,12 +10,15 @@
  *   config.maxBlobBytes         in the code (with its unit: `idle-timeout` is `idleTimeoutMs`)
  */
 import { bytes, choice, count, duration, hostname, type Kind, namespace, text, url, yesNo } from './kinds.js';
+import { objectStoreSettings } from './object-store-settings.js';
 
 /** In the order in which help and documentation show them. */
 export const groups = [
   'Listening',
   'Storage',
   'S3',
+  'GCS',
+  'Azure',
   'Catalog',
   'Limits',
   'Cache',
@@ -107,90 +110,7 @@ export const settings = {
     help: 'Directory for blobs (store file), the embedded database and the disk cache. Made when missing.',
   },
 
-  s3Bucket: {
-    flag: 's3-bucket',
-    kind: text({ placeholder: 'name', expects: 'the name of a bucket such as my-payloads', pattern: /^[\w.:/-]+$/ }),
-    group: 'S3',
-    also: ['BUCKET'],
-    help: 'Bucket for the blobs. Required with store s3.',
-  },
-  s3Region: {
-    flag: 's3-region',
-    kind: text({ placeholder: 'region', expects: 'a region such as eu-central-1', pattern: /^[\w-]+$/ }),
-    group: 'S3',
-    also: ['AWS_REGION', 'AWS_DEFAULT_REGION'],
-    defaultHelp: 'as the AWS SDK finds it',
-    help: 'Region of the bucket.',
-  },
-  s3Endpoint: {
-    flag: 's3-endpoint',
-    kind: url({
-      schemes: ['http:', 'https:'],
-      example: 'http://127.0.0.1:9000',
-      accept: (parsed) => parsed.username === '' && parsed.password === '',
-    }),
-    group: 'S3',
-    also: ['AWS_ENDPOINT_URL_S3', 'AWS_ENDPOINT_URL'],
-    defaultHelp: 'AWS',
-    help: 'Server that speaks the S3 protocol, such as MinIO.',
-  },
-  s3PathStyle: {
-    flag: 's3-path-style',
-    kind: yesNo(),
-    group: 'S3',
-    defaultHelp: 'on with --s3-endpoint, off on AWS',
-    help: 'Put the bucket into the path of a request instead of the host name.',
-  },
-  s3StorageClass: {
-    flag: 's3-storage-class',
-    kind: text({
-      placeholder: 'class',
-      expects: 'a storage class such as STANDARD',
-      pattern: /^[A-Z][A-Z0-9_]{0,63}$/,
-    }),
-    group: 'S3',
-    defaultHelp: 'INTELLIGENT_TIERING on AWS, none with --s3-endpoint',
-    help: 'Storage class of new objects.',
-  },
-  s3Prefix: {
-    flag: 's3-prefix',
-    kind: text({
-      placeholder: 'prefix',
-      expects: 'a prefix of letters, digits and "_-./" such as payloads/ (not beginning with "/")',
-      pattern: /^(?!.*\/\/)(?!(?:.*\/)?\.{1,2}(?:\/|$))[\w.-][\w./-]{0,199}$/,
-    }),
-    group: 'S3',
-    help: 'Put in front of every object name, so that a bucket can be shared. End it with "/".',
-  },
-  s3Encryption: {
-    flag: 's3-encryption',
-    kind: choice('none', 'sse-s3', 'sse-kms'),
-    group: 'S3',
-    default: 'none',
-    help: 'Encryption to ask the bucket for; none leaves it to the settings of the bucket.',
-  },
-  s3KmsKeyId: {
-    flag: 's3-kms-key-id',
-    kind: text({ placeholder: 'id', expects: 'the id, alias or ARN of a KMS key', pattern: /^[\w:/-]+$/ }),
-    group: 'S3',
-    defaultHelp: 'the KMS key of the account',
-    help: 'KMS key for --s3-encryption sse-kms.',
-  },
-  s3ConditionalPut: {
-    flag: 's3-conditional-put',
-    kind: choice('if-none-match', 'head'),
-    group: 'S3',
-    default: 'if-none-match',
-    help: 'How an object is kept from being written twice; head is for servers without If-None-Match.',
-  },
-  s3Checksums: {
-    flag: 's3-checksums',
-    kind: yesNo(),
-    group: 'S3',
-    default: 'true',
-    help: 'Send the SHA-256 of every object in a header of its own, so that the bucket checks and keeps it.',
-    helpOff: 'Do not send the SHA-256 of objects in a header of its own, for servers that refuse it.',
-  },
+  ...objectStoreSettings,
 
   databaseUrl: {
     flag: 'database-url',
