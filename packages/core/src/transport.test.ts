@@ -323,8 +323,8 @@ describe('transport: response bodies', () => {
       });
       body.pipe(response);
     });
-    const response = await transport({ idleTimeoutMs: 100 }).request({ method: 'GET', url });
-    await sleep(400);
+    const response = await transport({ idleTimeoutMs: 400 }).request({ method: 'GET', url });
+    await sleep(1_200);
     assert.ok(written < 32 * 1024 * 1024, `${written} bytes written`);
     assert.equal((await text(response.body)).length, 64 * 1024 * 1024);
   });
