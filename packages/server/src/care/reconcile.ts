@@ -54,6 +54,7 @@ export interface ReconcileOptions {
   readonly signal: AbortSignal;
   readonly onFinding?: (finding: Finding) => void;
   readonly onProgress?: (progress: ReconcileProgress) => void;
+  /** See ./at-rest.ts. */
   readonly retryMs?: number;
 }
 

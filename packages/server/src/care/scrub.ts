@@ -46,6 +46,9 @@ export interface ScrubOptions {
   readonly onStart?: (pass: ScrubPass) => void;
   readonly onFinding?: (finding: Finding) => void;
   readonly onProgress?: (progress: ScrubProgress) => void;
+  /** How much lies between two saved positions. Default: about ten seconds of reading. */
+  readonly batchBytes?: number;
+  /** See ./at-rest.ts. */
   readonly retryMs?: number;
 }
 
@@ -107,11 +110,11 @@ class Scrubbing {
   }
 
   async run(): Promise<ScrubPass> {
-    const { catalog, maxBytesPerSecond } = this.options;
+    const { catalog, maxBytesPerSecond, batchBytes = batchBytesFor(maxBytesPerSecond) } = this.options;
     for (;;) {
       const page = await catalog.rowsAfter(this.pass.afterId, this.pass.untilId, pageRows);
       if (page.length === 0) break;
-      for (const batch of batchesOf(page, batchBytesFor(maxBytesPerSecond))) await this.#runBatch(batch);
+      for (const batch of batchesOf(page, batchBytes)) await this.#runBatch(batch);
     }
     await this.#save([], 0);
     return this.pass;

@@ -7,7 +7,6 @@ import { pipeline } from 'node:stream/promises';
 import { createGzip } from 'node:zlib';
 import { isLpsError, LpsError } from '@large-payload/core';
 import type { Command } from 'commander';
-import { exportCatalog } from '../catalog/export.js';
 import { counted } from './care-options.js';
 import { addCatalogTarget, type DatabaseTarget, withDatabase } from './catalog-target.js';
 import { statusLine } from './status-line.js';
@@ -36,6 +35,7 @@ export function addExport(catalog: Command, terminal: Terminal): void {
 
 async function run(flags: ExportFlags, { url, schema }: DatabaseTarget, terminal: Terminal): Promise<void> {
   const { signal } = terminal;
+  const { exportCatalog } = await import('../catalog/export.js'); // and with it what talks to Postgres
   let rows = 0;
   const status = statusLine(terminal, () => ({ text: `${counted(rows, 'row')} written` }));
   const texts = async function* (): AsyncGenerator<string, void> {

@@ -5,7 +5,6 @@ import { createGunzip } from 'node:zlib';
 import { isLpsError, LpsError } from '@large-payload/core';
 import type { Command } from 'commander';
 import { readOwner } from '../bucket-owner.js';
-import { importCatalog } from '../catalog/import.js';
 import { openStore } from '../open-store.js';
 import { counted } from './care-options.js';
 import { addCatalogTarget, type DatabaseTarget, withDatabase } from './catalog-target.js';
@@ -35,6 +34,7 @@ async function run(file: string, target: DatabaseTarget, terminal: Terminal): Pr
     const message = 'a service runs on this data directory: stop it first, it would go on with what it knows';
     throw new LpsError('DATA_DIR_IN_USE', message);
   }
+  const { importCatalog } = await import('../catalog/import.js'); // and with it what talks to Postgres
   let rows = 0;
   const status = statusLine(terminal, () => ({ text: `${counted(rows, 'row')} read` }));
   try {

@@ -10,9 +10,7 @@ import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type BlobStore, isLpsError, LpsError } from '@large-payload/core';
 import type { Command } from 'commander';
-import { type CareCatalog, openCareCatalog } from '../catalog/care-catalog.js';
-import { startEmbeddedPostgres } from '../catalog/embedded-postgres.js';
-import { findRunningDatabase } from '../catalog/embedded-postgres-guest.js';
+import type { CareCatalog } from '../catalog/care-catalog.js';
 import { configInvalid, loadConfig } from '../config/load.js';
 import type { Config, Setting } from '../config/settings.js';
 import { openStore } from '../open-store.js';
@@ -65,9 +63,12 @@ export async function withDatabase<T>(
   if (config.store === 'memory') throw configInvalid(['the memory store and its catalog are gone with their process']);
   const schema = config.databaseSchema;
   if (config.databaseUrl !== undefined) return run({ url: config.databaseUrl, schema, config, isInUse: false });
+  // loaded only here: the other commands have no use for a database
+  const { findRunningDatabase } = await import('../catalog/embedded-postgres-guest.js');
   const running = await findRunningDatabase(config.dataDir, terminal.signal);
   if (running !== undefined) return run({ url: running, schema, config, isInUse: true });
   if (!options.create) await mustHaveCluster(config.dataDir);
+  const { startEmbeddedPostgres } = await import('../catalog/embedded-postgres.js');
   const postgres = await startEmbeddedPostgres({
     dataDir: config.dataDir,
     maxConnections: config.databasePoolSize + 10, // as the service starts it
@@ -90,6 +91,7 @@ export function withCatalogTarget<T>(
   run: (target: CatalogTarget) => Promise<T>,
 ): Promise<T> {
   return withDatabase(command, terminal, options, async (target) => {
+    const { openCareCatalog } = await import('../catalog/care-catalog.js');
     const catalog = await openCareCatalog({ url: target.url, schema: target.schema });
     try {
       const store = await openStore(target.config);
