@@ -1,10 +1,9 @@
 /** What is stored is what was sent, or it is not served: damage on disk, objects of others, uploads that break off. */
-import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import net from 'node:net';
-import { dirname, join } from 'node:path';
-import { PutObjectCommand } from '@aws-sdk/client-s3';
+import { join } from 'node:path';
 import { digestOf } from '@large-payload/core';
-import { openS3Client, startVersitygw, tempDir, type Versitygw } from '@large-payload/test-components';
+import { startVersitygw, tempDir } from '@large-payload/test-components';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import {
   codeOf,
@@ -21,68 +20,19 @@ import {
   stalledPut,
   type V2Blob,
 } from './support/blobs.ts';
+import { startPlaces, writeS3Object } from './support/places.ts';
 import { queryCatalog } from './support/postgres.ts';
 import { scaled } from './support/scale.ts';
-import { type RunningService, type ServiceOptions, startService } from './support/service.ts';
+import { type RunningService, startService } from './support/service.ts';
 import { until } from './support/until.ts';
 
 const offsets = scaled({ usual: 100, long: 1000 });
 /** One that is read in a piece, one that is streamed. */
 const sizes = [20_000, 1_500_000];
 
-interface Place {
-  readonly name: string;
-  readonly options: ServiceOptions;
-  readonly objectDir: string;
-  /** Puts bytes at a blob's key as another service would. */
-  write(blob: V2Blob, bytes: Uint8Array): Promise<void>;
-}
-
+const places = await startPlaces();
 const s3 = await startVersitygw();
-const dataDir = tempDir('integrity');
-
-/** A file of the store for a blob's key: packages/core/src/stores/file-path.ts draws the tree. */
-function fileOf(blob: V2Blob): string {
-  const [, , namespace = '', , digest = '', metadataDigest = ''] = blob.key.split('/');
-  const [hex, metadataHex] = [digest, metadataDigest].map((text) => text.slice('sha256:'.length));
-  return join(dataDir, 'store', 'blobs', namespace, 'common', (hex ?? '').slice(0, 2), `${hex}.${metadataHex}`);
-}
-
-async function writeObject(gateway: Versitygw, bucket: string, name: string, bytes: Uint8Array): Promise<void> {
-  const client = await openS3Client(gateway);
-  await client.send(new PutObjectCommand({ Bucket: bucket, Key: name, Body: bytes }));
-  client.destroy();
-}
-
-const places: Place[] = [
-  {
-    name: 'file',
-    options: { dataDir },
-    objectDir: join(dataDir, 'store'),
-    async write(blob, bytes) {
-      mkdirSync(dirname(fileOf(blob)), { recursive: true });
-      writeFileSync(fileOf(blob), bytes);
-    },
-  },
-];
-if (s3 !== undefined) {
-  places.push({
-    name: 's3',
-    // what is damaged in the bucket would be read from memory
-    options: { store: s3, args: ['--cache-memory-bytes', '0'] },
-    objectDir: join(s3.dir, s3.bucket),
-    write: (blob, bytes) => writeObject(s3, s3.bucket, blob.key, bytes),
-  });
-}
 afterAll(() => s3?.stop());
-
-function objectOf(dir: string, blob: V2Blob): string {
-  const hex = blob.digest.slice('sha256:'.length);
-  const files = readdirSync(dir, { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile());
-  const paths = files.map((entry) => join(entry.parentPath, entry.name)).filter((path) => path.includes(hex));
-  expect(paths).toHaveLength(1);
-  return paths[0] ?? '';
-}
 
 function flipped(bytes: Uint8Array, at: number): Buffer {
   const copy = Buffer.from(bytes);
@@ -90,8 +40,7 @@ function flipped(bytes: Uint8Array, at: number): Buffer {
   return copy;
 }
 
-/** The blob's touch is so long ago that the next use is written down. */
-/** As time would; the service keeps rows whose touch is not due in memory, and is told to forget this one. */
+/** As time would: the blob's touch is so long ago that the next use is written down. The service keeps rows whose touch is not due in memory, and is told to forget this one. */
 async function makeTouchDue(service: RunningService, blob: V2Blob): Promise<void> {
   const hex = blob.digest.slice('sha256:'.length);
   const old = `update lps.blob set touched_at = touched_at - interval '3 hours' where digest = decode($1, 'hex')
@@ -99,11 +48,12 @@ async function makeTouchDue(service: RunningService, blob: V2Blob): Promise<void
   await queryCatalog(service.dataDir, old, [hex]);
 }
 
-describe.each(places)('on $name', ({ options, objectDir, write }) => {
+describe.each(places)('on $name', ({ options, write, damage, remove }) => {
   let service: RunningService;
   let port: number;
   beforeAll(async () => {
-    service = await startService(options);
+    // what is damaged in the bucket would be read from memory
+    service = await startService({ ...options, args: ['--cache-memory-bytes', '0'] });
     ({ port } = service);
   });
   afterAll(() => service?.stop());
@@ -132,8 +82,7 @@ describe.each(places)('on $name', ({ options, objectDir, write }) => {
       const alarms = 'lps_alarms_total{kind="damaged"}';
       const alarmsBefore = await metric(port, alarms);
       const blob = await stored(size);
-      const path = objectOf(objectDir, blob);
-      writeFileSync(path, flipped(readFileSync(path), at));
+      await damage(blob, (bytes) => flipped(bytes, at));
       const first = await read(port, sized(blob));
       expect(first.isRight).toBe(false);
       expect(first.status).toBe(size > 256 * 1024 ? 'broken' : 404);
@@ -144,8 +93,7 @@ describe.each(places)('on $name', ({ options, objectDir, write }) => {
 
     it(`takes an upload of ${size} bytes right after a read that found it damaged`, async () => {
       const blob = await stored(size);
-      const path = objectOf(objectDir, blob);
-      writeFileSync(path, flipped(readFileSync(path), size - 1));
+      await damage(blob, (bytes) => flipped(bytes, size - 1));
       expect((await read(port, sized(blob))).isRight).toBe(false);
       await expectHealed(blob);
     });
@@ -153,8 +101,7 @@ describe.each(places)('on $name', ({ options, objectDir, write }) => {
 
   it('finds a shortened object', async () => {
     const blob = await stored(1_500_000);
-    const path = objectOf(objectDir, blob);
-    writeFileSync(path, readFileSync(path).subarray(0, 1_000_000));
+    await damage(blob, (bytes) => bytes.subarray(0, 1_000_000));
     const first = await read(port, sized(blob));
     expect(first.isRight).toBe(false);
     expect(first.status).not.toBe(200);
@@ -166,7 +113,7 @@ describe.each(places)('on $name', ({ options, objectDir, write }) => {
     const alarms = 'lps_alarms_total{kind="missing"}';
     const alarmsBefore = await metric(port, alarms);
     const blob = await stored(20_000);
-    rmSync(objectOf(objectDir, blob));
+    await remove(blob);
     expect(await read(port, sized(blob))).toEqual(notFound);
     expect(await metric(port, alarms)).toBe(alarmsBefore + 1);
     await expectHealed(blob);
@@ -174,7 +121,7 @@ describe.each(places)('on $name', ({ options, objectDir, write }) => {
 
   it('notices a removed object at the next upload when a touch is due', async () => {
     const blob = await stored(20_000);
-    rmSync(objectOf(objectDir, blob));
+    await remove(blob);
     await makeTouchDue(service, blob);
     await expect.poll(async () => (await put(port, blob)).status, { timeout: 10_000 }).toBe(201);
     await expectHealed(blob, 200);
@@ -319,7 +266,7 @@ describe('blobs of version 1', () => {
       const dir = join(v1DataDir, 'store', 'v1', hex.slice(0, 2));
       mkdirSync(dir, { recursive: true });
       writeFileSync(join(dir, hex), bytes);
-    } else await writeObject(s3, 'version-1', `blobs/${digest}`, bytes);
+    } else await writeS3Object(s3, 'version-1', `blobs/${digest}`, bytes);
     expect((await getV1(without.port)).status).toBe(404);
     await without.stop();
     const served = await startService({ store, dataDir: v1DataDir, args: ['--v1-namespace', 'orders'] });

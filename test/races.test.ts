@@ -2,48 +2,19 @@
 
 import { readdirSync } from 'node:fs';
 import http from 'node:http';
-import { join } from 'node:path';
-import { startVersitygw, tempDir } from '@large-payload/test-components';
 import { afterAll, describe, expect, it } from 'vitest';
 import { metric, newBlob, put, read, rightRead, sized, stalledPut, type V2Blob } from './support/blobs.ts';
+import { startPlaces } from './support/places.ts';
 import { queryCatalog } from './support/postgres.ts';
-import { type RunningService, type ServiceOptions, startService } from './support/service.ts';
+import { type RunningService, startService } from './support/service.ts';
 import { until } from './support/until.ts';
 
 const clients = 64;
 const size = 300_000;
 
-/** Files of a blob below a directory: objects, not what is being written. */
-function objectsOf(dir: string, blob: V2Blob): string[] {
-  const hex = blob.digest.slice('sha256:'.length);
-  const entries = readdirSync(dir, { recursive: true, withFileTypes: true });
-  return entries
-    .filter((entry) => entry.isFile())
-    .map((entry) => join(entry.parentPath, entry.name))
-    .filter((path) => path.includes(hex));
-}
+const places = await startPlaces();
 
-interface Place {
-  readonly name: string;
-  readonly options: ServiceOptions;
-  readonly objectDir: string;
-  readonly temporaryDir?: string;
-}
-
-const s3 = await startVersitygw();
-const dataDir = tempDir('races');
-const places: Place[] = [
-  {
-    name: 'file',
-    options: { dataDir },
-    objectDir: join(dataDir, 'store'),
-    temporaryDir: join(dataDir, 'store', 'tmp'),
-  },
-  ...(s3 === undefined ? [] : [{ name: 's3', options: { store: s3 }, objectDir: join(s3.dir, s3.bucket) }]),
-];
-afterAll(() => s3?.stop());
-
-describe.each(places)('64 clients with one new blob, on $name', ({ options, objectDir, temporaryDir }) => {
+describe.each(places)('64 clients with one new blob, on $name', ({ options, objects, temporaryDir }) => {
   let service: RunningService;
   afterAll(() => service?.stop());
 
@@ -54,7 +25,7 @@ describe.each(places)('64 clients with one new blob, on $name', ({ options, obje
   }
 
   async function expectOne(blob: V2Blob): Promise<void> {
-    expect(objectsOf(objectDir, blob)).toHaveLength(1);
+    expect(await objects(blob)).toBe(1);
     const hex = blob.digest.slice('sha256:'.length);
     const rows = await queryCatalog(
       service.dataDir,

@@ -18,6 +18,8 @@ export interface FakeGcs {
   readonly endpoint: string;
   /** A bucket that exists already. */
   readonly bucket: string;
+  /** Of every name, so that none begins with a slash where that would get lost. */
+  readonly prefix: string;
   /** The objects as files: `<dir>/<bucket>/<name>`, for tests that damage them. */
   readonly dir: string;
   createBucket(name: string, options?: { versioning?: boolean }): Promise<void>;
@@ -51,6 +53,7 @@ export async function startFakeGcs(options: FakeGcsOptions = {}): Promise<FakeGc
   const gcs: FakeGcs = {
     endpoint,
     bucket: 'blobs',
+    prefix: options.memory ? '' : 'lps',
     dir,
     createBucket: (name, { versioning = false } = {}) => createBucket(endpoint, name, versioning),
     stop: () => server.stop(),

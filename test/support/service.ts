@@ -1,16 +1,25 @@
 /** `lps serve` as operators run it: a process of its own, with a real database and a real store. */
 import { execFile } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
-import { spawnLogged, tempDir, type Versitygw, waitUntilReady } from '@large-payload/test-components';
+import {
+  type Azurite,
+  type FakeGcs,
+  spawnLogged,
+  tempDir,
+  type Versitygw,
+  waitUntilReady,
+} from '@large-payload/test-components';
 import { killPostgres } from './postgres.ts';
 import { until } from './until.ts';
 
 // under `npm test` every process inherits this, and `lps serve` would take two signals at once for npm's doubling of one
 delete process.env.npm_lifecycle_event;
 
+export type BucketServer = Versitygw | FakeGcs | Azurite;
+
 export interface ServiceOptions {
-  /** Default `file`. A gateway stands for its bucket. */
-  readonly store?: 'file' | 'memory' | Versitygw;
+  /** Default `file`. A server stands for its bucket. */
+  readonly store?: 'file' | 'memory' | BucketServer;
   /** Default: a new one, removed with this process. */
   readonly dataDir?: string;
   readonly env?: Readonly<Record<string, string>>;
@@ -101,8 +110,22 @@ function commandFor(options: ServiceOptions & { dataDir: string }): { args: stri
   const common = [options.lps ?? workspaceLps, 'serve', '--port', '0', '--data-dir', dataDir, '--log-format', 'json'];
   const given = [...(options.args ?? [])];
   if (typeof store === 'string') return { args: [...common, '--store', store, ...given], env: { ...options.env } };
-  const { bucket, endpoint, region, accessKeyId, secretAccessKey } = store;
-  const s3 = ['--store', 's3', '--s3-bucket', bucket, '--s3-endpoint', endpoint, '--s3-region', region];
-  const keys = { AWS_ACCESS_KEY_ID: accessKeyId, AWS_SECRET_ACCESS_KEY: secretAccessKey };
-  return { args: [...common, ...s3, ...given], env: { ...keys, ...options.env } };
+  const bucket = bucketOptions(store);
+  return { args: [...common, ...bucket.args, ...given], env: { ...bucket.env, ...options.env } };
+}
+
+function bucketOptions(server: BucketServer): { args: string[]; env: Record<string, string> } {
+  if ('connectionString' in server) {
+    const { container, connectionString } = server;
+    const env = { LPS_AZURE_CONNECTION_STRING: connectionString };
+    return { args: ['--store', 'azure', '--azure-container', container], env };
+  }
+  if ('prefix' in server) {
+    const { bucket, endpoint, prefix } = server;
+    const args = ['--store', 'gcs', '--gcs-bucket', bucket, '--gcs-endpoint', endpoint];
+    return { args: prefix === '' ? args : [...args, '--gcs-prefix', prefix], env: {} };
+  }
+  const { bucket, endpoint, region, accessKeyId, secretAccessKey } = server;
+  const args = ['--store', 's3', '--s3-bucket', bucket, '--s3-endpoint', endpoint, '--s3-region', region];
+  return { args, env: { AWS_ACCESS_KEY_ID: accessKeyId, AWS_SECRET_ACCESS_KEY: secretAccessKey } };
 }

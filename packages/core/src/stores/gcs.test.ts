@@ -51,7 +51,7 @@ if (memory !== undefined) {
 }
 if (files !== undefined) {
   const skip = [{ test: 'keeps names apart and returns them as they were', reason: asFiles }];
-  testOnServer('gcs, as files', optionsFor(files, { prefix: 'lps' }), skip);
+  testOnServer('gcs, as files', optionsFor(files, { prefix: files.prefix }), skip);
 }
 
 describeWith(describe, 'gcs on a server', memory, (server) => {
