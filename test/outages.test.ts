@@ -3,8 +3,8 @@ import { execFileSync } from 'node:child_process';
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import http from 'node:http';
 import { join } from 'node:path';
-import { startVersitygw, tempDir, type Versitygw } from '@large-payload/test-components';
-import { afterAll, afterEach, describe, expect, it } from 'vitest';
+import { tempDir } from '@large-payload/test-components';
+import { afterEach, describe, expect, it } from 'vitest';
 import { startEmbeddedPostgres } from '../packages/server/src/catalog/embedded-postgres.ts';
 import {
   type Answer,
@@ -19,6 +19,7 @@ import {
   stalledPut,
   type V2Blob,
 } from './support/blobs.ts';
+import { startBuckets } from './support/places.ts';
 import { postgresPids, signalPostgres } from './support/postgres.ts';
 import { type RunningService, startService } from './support/service.ts';
 import { until } from './support/until.ts';
@@ -128,20 +129,14 @@ describe('Postgres', () => {
   });
 });
 
-const s3 = await startVersitygw();
-afterAll(() => s3?.stop());
-
-describe.skipIf(s3 === undefined)('the bucket', () => {
-  const gateway = s3 as Versitygw; // the suite is skipped without it
-
+describe.each(await startBuckets())('the bucket, on $name', ({ withBucket, goAway, comeBack }) => {
   it('goes away: 503 with its own code, cached reads go on, and all is well when it is back', async () => {
-    await gateway.createBucket('away');
-    const service = await start({ store: { ...gateway, bucket: 'away' } });
+    const service = await start({ store: await withBucket('away') });
     const { port } = service;
     const uncached = await stored(port);
     const cached = await stored(port);
     expect(await read(port, sized(cached))).toEqual(rightRead);
-    await gateway.kill();
+    await goAway();
     expect(await read(port, sized(cached))).toEqual(rightRead);
     expect((await read(port, sized(uncached))).status).toBe(503);
     const refused = newBlob(size);
@@ -149,18 +144,18 @@ describe.skipIf(s3 === undefined)('the bucket', () => {
     await until('not ready', async () => ((await readiness(port)).status === 503 ? true : undefined));
     expectAway(await readiness(port), 'STORE_UNAVAILABLE');
     expect((await request(port, '/healthz')).status).toBe(200);
-    await gateway.restart();
+    await comeBack();
     await expectAllWell(port, [uncached, cached]);
     expect((await put(port, refused)).status).toBe(201);
   });
 
   it('is away at the start: not ready, then ready without a restart', async () => {
-    await gateway.createBucket('late');
-    await gateway.kill();
-    const { port } = await start({ store: { ...gateway, bucket: 'late' } });
+    const store = await withBucket('late');
+    await goAway();
+    const { port } = await start({ store });
     expectAway(await readiness(port), 'STORE_UNAVAILABLE');
     expectAway(await put(port, newBlob(size)), 'STORE_UNAVAILABLE');
-    await gateway.restart();
+    await comeBack();
     await expectAllWell(port, []);
   });
 });
