@@ -60,7 +60,11 @@ export async function judgeGroup(
   const spare = others.filter(({ key }) => !retired.has(key));
   const verdict = isAtRest(row) ? await judgeRow(row, own, spare, atRest, signal) : { findings: [] };
   const taken = verdict.right?.object.physicalKey;
-  const strays = spare.filter(({ key }) => key !== taken).map(({ key }) => stray(key, `the blob is ${row.state}`));
+  const strays: Finding[] = [];
+  for (const { key } of spare) {
+    if (key === taken || (await atRest.look(key, signal)).kind === 'missing') continue; // deleted since it was listed
+    strays.push(stray(key, `the blob is ${row.state}`));
+  }
   return { ...verdict, findings: [...verdict.findings, ...strays], retired: others.length - spare.length };
 }
 
