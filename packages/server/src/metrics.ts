@@ -18,14 +18,20 @@ export interface Metrics {
 
 export interface MetricSources {
   uploadsInFlight(): number;
-  poolStats(): { total: number; idle: number; waiting: number };
+  /** Absent without a catalog. */
+  poolStats?(): { total: number; idle: number; waiting: number };
 }
 
-/** Metrics of one service, in a registry of their own (event loop, memory and garbage collection included). */
-export function createMetrics(sources: MetricSources): Metrics {
+export interface MetricOptions {
+  /** The process' own as well: event loop, memory, garbage collection. Their observers last as long as the process. Default true. */
+  readonly process?: boolean;
+}
+
+/** Metrics of one service, in a registry of their own. */
+export function createMetrics(sources: MetricSources, options: MetricOptions = {}): Metrics {
   const registry = new Registry();
   const registers = [registry];
-  collectDefaultMetrics({ register: registry, prefix: 'lps_' });
+  if (options.process !== false) collectDefaultMetrics({ register: registry, prefix: 'lps_' });
 
   const requests = new Counter({
     name: 'lps_http_requests_total',
@@ -95,18 +101,8 @@ export function createMetrics(sources: MetricSources): Metrics {
       this.set(sources.uploadsInFlight());
     },
   });
-  new Gauge({
-    name: 'lps_catalog_pool_connections',
-    help: 'Connections to Postgres, and calls that wait for one',
-    labelNames: ['state'],
-    registers,
-    collect() {
-      const { total, idle, waiting } = sources.poolStats();
-      this.set({ state: 'idle' }, idle);
-      this.set({ state: 'busy' }, total - idle);
-      this.set({ state: 'waiting' }, waiting);
-    },
-  });
+  const { poolStats } = sources;
+  if (poolStats !== undefined) watchPool(poolStats, registers);
 
   return {
     registry,
@@ -127,4 +123,19 @@ export function createMetrics(sources: MetricSources): Metrics {
     cacheLookup: (result) => lookups.inc({ result }),
     alarm: (kind) => alarms.inc({ kind }),
   };
+}
+
+function watchPool(poolStats: NonNullable<MetricSources['poolStats']>, registers: Registry[]): void {
+  new Gauge({
+    name: 'lps_catalog_pool_connections',
+    help: 'Connections to Postgres, and calls that wait for one',
+    labelNames: ['state'],
+    registers,
+    collect() {
+      const { total, idle, waiting } = poolStats();
+      this.set({ state: 'idle' }, idle);
+      this.set({ state: 'busy' }, total - idle);
+      this.set({ state: 'waiting' }, waiting);
+    },
+  });
 }

@@ -6,7 +6,6 @@
  * Start: database, catalog, store, whose bucket it is, HTTP. Close: the other way round.
  */
 import { mkdir } from 'node:fs/promises';
-import { createRequire } from 'node:module';
 import type { AddressInfo } from 'node:net';
 import { type BlobStore, cached, isLpsError, LpsError, observed, openFileStore } from '@large-payload/core';
 import type { Logger } from 'pino';
@@ -22,6 +21,7 @@ import { createApp } from './http/app.js';
 import { inSpan } from './http/trace.js';
 import { createMetrics, type Metrics } from './metrics.js';
 import { type OpenedStore, openStore } from './open-store.js';
+import { version } from './version.js';
 
 export interface Service {
   /** `http://127.0.0.1:8577`, with the port that was taken. */
@@ -35,8 +35,6 @@ const housekeepingMs = 60_000;
 const leasesPerRound = 1000;
 const oldTemporaryFileMs = 3_600_000;
 const claimRetryMs = 2000;
-
-export const version: string = (createRequire(import.meta.url)('../package.json') as { version: string }).version;
 
 /** Starts everything; what fails on the way is undone. Throws LpsError. */
 export async function startService(config: Config, logger: Logger): Promise<Service> {

@@ -25,7 +25,8 @@ export interface AppOptions {
   readonly pace: PaceLimits;
   readonly logger: Logger;
   readonly metrics: Metrics;
-  readonly operations: OperationsOptions;
+  /** Absent: none of its routes. */
+  readonly operations?: OperationsOptions;
   /** Serves `/v1/blobs/get`. */
   readonly v1: boolean;
 }
@@ -33,10 +34,20 @@ export interface AppOptions {
 export interface App {
   readonly server: FastifyInstance;
   readonly transfers: Transfers;
+  /** Whether a path (without a query) is one of the routes, whatever the method. */
+  serves(path: string): boolean;
 }
 
-/** Go's servers take 1 MiB of headers in all; payload metadata travels in one of them. */
-const maxHeaderBytes = 1024 * 1024;
+/**
+ * For `http.createServer`. Go's servers take 1 MiB of headers in all, and payload metadata travels in one of them. A limit
+ * on the whole request would end honest large uploads: see ./pace.ts.
+ */
+export const serverOptions = {
+  maxHeaderSize: 1024 * 1024,
+  requestTimeout: 0,
+  headersTimeout: 60_000,
+  keepAliveTimeout: 75_000,
+} as const;
 const methods = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'] as const;
 
 export function createApp(options: AppOptions): App {
@@ -44,12 +55,11 @@ export function createApp(options: AppOptions): App {
     loggerInstance: options.logger,
     logController: new LogController({ disableRequestLogging: true }),
     exposeHeadRoutes: false,
-    // a limit on the whole request would end honest large uploads: see ./pace.ts
-    requestTimeout: 0,
-    keepAliveTimeout: 75_000,
+    requestTimeout: serverOptions.requestTimeout,
+    keepAliveTimeout: serverOptions.keepAliveTimeout,
     forceCloseConnections: 'idle',
     return503OnClosing: false,
-    http: { maxHeaderSize: maxHeaderBytes, headersTimeout: 60_000 },
+    http: { maxHeaderSize: serverOptions.maxHeaderSize, headersTimeout: serverOptions.headersTimeout },
     bodyLimit: 64 * 1024,
     genReqId: requestId,
     clientErrorHandler: refuseConnection,
@@ -72,9 +82,9 @@ export function createApp(options: AppOptions): App {
   if (options.v1) registerV1(app, transfers);
   registerV2(app, transfers);
   registerV3(app, transfers, { v1: options.v1 });
-  registerOperations(app, options.operations);
-  refuseOtherMethods();
-  return { server: app, transfers };
+  if (options.operations !== undefined) registerOperations(app, options.operations);
+  const paths = refuseOtherMethods();
+  return { server: app, transfers, serves: (path) => paths.has(path) };
 }
 
 /** Answers what is not HTTP, in the few words that fit before the connection ends. */
@@ -129,8 +139,8 @@ function traceOf(request: FastifyRequest): Record<string, string> {
   return traceId === undefined ? {} : { traceId };
 }
 
-/** Every path knows its methods; the others are answered 405 with `Allow`. */
-function collectRoutes(app: FastifyInstance): () => void {
+/** Every path knows its methods; the others are answered 405 with `Allow`. The returned function sees to that, and gives the paths. */
+function collectRoutes(app: FastifyInstance): () => ReadonlySet<string> {
   const routes = new Map<string, Set<string>>();
   let isOpen = true;
   app.addHook('onRoute', ({ url, method }) => {
@@ -152,6 +162,7 @@ function collectRoutes(app: FastifyInstance): () => void {
         },
       });
     }
+    return new Set(routes.keys());
   };
 }
 

@@ -31,7 +31,7 @@ export class UploadBody extends Readable {
 
   /** Whether the client waits for a 100 that was never sent: then no body will come. */
   get isUnasked(): boolean {
-    return !this.#reading && this.request.headers.expect?.toLowerCase() === '100-continue';
+    return !this.#reading && this.#waitsForContinue();
   }
 
   override _read(): void {
@@ -49,7 +49,7 @@ export class UploadBody extends Readable {
 
   #begin(): void {
     this.#reading = true;
-    if (this.request.headers.expect?.toLowerCase() === '100-continue') this.response.writeContinue();
+    if (this.#waitsForContinue()) this.response.writeContinue();
     this.request.on('data', this.#onData);
     this.request.on('end', this.#onEnd);
     this.#stopWatching = this.pace.watch({
@@ -57,6 +57,12 @@ export class UploadBody extends Readable {
       waitsForClient: () => !this.request.isPaused(),
       tooSlow: () => this.destroy(new LpsError('TOO_SLOW', 'the upload came too slowly')),
     });
+  }
+
+  /** Node itself has sent the 100 in a server that leaves `checkContinue` to it; only this field of its tells. */
+  #waitsForContinue(): boolean {
+    const { request, response } = this;
+    return request.headers.expect?.toLowerCase() === '100-continue' && Reflect.get(response, '_sent100') !== true;
   }
 
   readonly #onData = (chunk: Buffer): void => {

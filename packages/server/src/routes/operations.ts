@@ -1,5 +1,4 @@
 /** For whoever runs the service: is it alive, can it store, what is it, how does it do. */
-import { LpsError } from '@large-payload/core';
 import type { FastifyInstance } from 'fastify';
 import type { Metrics } from '../metrics.js';
 
@@ -22,9 +21,9 @@ export function registerOperations(app: FastifyInstance, options: OperationsOpti
     reply.send({ name: 'large-payload-service', version: options.version, node: process.version, api: ['v2', 'v3'] }),
   );
 
-  app.get('/metrics', async (_request, reply) => {
-    if (options.metrics === undefined) throw new LpsError('ROUTE_NOT_FOUND', 'metrics are switched off');
-    const { registry } = options.metrics;
-    return reply.header('content-type', registry.contentType).send(await registry.metrics());
-  });
+  const registry = options.metrics?.registry;
+  if (registry === undefined) return;
+  app.get('/metrics', async (_request, reply) =>
+    reply.header('content-type', registry.contentType).send(await registry.metrics()),
+  );
 }
