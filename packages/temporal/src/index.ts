@@ -11,7 +11,9 @@ export { LargePayloadPlugin, type LargePayloadPluginOptions, type PluginMode } f
 export { assertReferencesCanBeEncoded } from './protobufjs-check.js';
 export {
   type ClaimReader,
+  gcsObjects,
   type ReadObject,
+  s3Objects,
   type TemporalClaimsOptions,
   temporalGcsClaims,
   temporalS3Claims,

@@ -316,7 +316,7 @@ describe('the External Storage of the user', () => {
   it('gives to ours what it chose a driver for that only reads', async () => {
     const before = new TheirDriver();
     const [claim] = await before.store({}, [plain(large)]);
-    const s3 = temporalS3Claims({ buckets: { b: async () => undefined } });
+    const s3 = temporalS3Claims({ buckets: ['b'], read: async () => undefined });
     const storages = [
       new ExternalStorage({ drivers: [before] }), // named in `readOnlyDrivers`, too
       new ExternalStorage({ drivers: [s3] }), // which can only read

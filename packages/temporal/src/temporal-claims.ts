@@ -13,7 +13,6 @@
 import { createHash } from 'node:crypto';
 import type { Readable } from 'node:stream';
 import {
-  type BlobStore,
   ByteLru,
   type Clock,
   isBytes,
@@ -31,21 +30,18 @@ import {
   type StorageDriver,
   type StorageDriverClaim,
   type StorageDriverRetrieveContext,
+  type StorageDriverStoreContext,
 } from '@temporalio/common';
 import proto from '@temporalio/proto';
 import type { Limited } from './driver.js';
 import { withFailures } from './failure.js';
 
 /**
- * An object of a bucket: its bytes, whole or as a stream, or `undefined` when there is none. With the AWS SDK, for one:
+ * An object of a bucket: its bytes, whole or as a stream, or `undefined` when there is none. Ready-made: `s3Objects` and
+ * `gcsObjects`.
  *
- *     async (bucket, key, signal) => {
- *       const command = new GetObjectCommand({ Bucket: bucket, Key: key });
- *       return (await s3.send(command, { abortSignal: signal })).Body as Readable;
- *     }
- *
- * An error that it throws is retried, unless it is an `LpsError` that is final or has the status 403 or 404 of the AWS
- * and Google libraries.
+ * An error that it throws is retried until the deadline, unless it carries the status 403 or 404 as the AWS and Google
+ * libraries do, or is an `LpsError` that is final.
  */
 export type ReadObject = (
   bucket: string,
@@ -54,8 +50,9 @@ export type ReadObject = (
 ) => Promise<Uint8Array | Readable | undefined>;
 
 export interface TemporalClaimsOptions {
-  /** Every bucket that claims may name, and how it is read: by a function, or as a store that was opened on it. */
-  readonly buckets: Readonly<Record<string, ReadObject | BlobStore>>;
+  /** Every bucket that claims may name. Others are not read, whatever a claim says. */
+  readonly buckets: readonly string[];
+  readonly read: ReadObject;
   /** The `driverName` of the references. Default: that of Temporal's driver. */
   readonly name?: string;
   /** Larger objects are refused. Default 50 MiB, as Temporal's drivers do. */
@@ -69,14 +66,41 @@ export interface TemporalClaimsOptions {
   readonly clock?: Clock;
 }
 
-/** A driver for references that Temporal's S3 driver (`aws.s3driver`) wrote; it only reads. */
+/**
+ * A driver for references that Temporal's S3 driver (`aws.s3driver`) wrote; it only reads.
+ *
+ *     temporalS3Claims({ buckets: ['payloads'], read: s3Objects(new S3Client({}), GetObjectCommand) })
+ */
 export function temporalS3Claims(options: TemporalClaimsOptions): ClaimReader {
   return new ClaimReader('aws.s3driver', 'key', s3Segment, options);
 }
 
-/** A driver for references that Temporal's GCS driver (`gcp.gcsdriver`) wrote; it only reads. */
+/**
+ * A driver for references that Temporal's GCS driver (`gcp.gcsdriver`) wrote; it only reads.
+ *
+ *     temporalGcsClaims({ buckets: ['payloads'], read: gcsObjects(new Storage()) })
+ */
 export function temporalGcsClaims(options: TemporalClaimsOptions): ClaimReader {
   return new ClaimReader('gcp.gcsdriver', 'object', gcsSegment, options);
+}
+
+/** Reads with the user's own client of `@aws-sdk/client-s3`, and its command. */
+export function s3Objects(
+  client: { send(command: object, options: { readonly abortSignal: AbortSignal }): Promise<unknown> },
+  GetObjectCommand: new (input: { Bucket: string; Key: string }) => object,
+): ReadObject {
+  return async (bucket, name, abortSignal) => {
+    const command = new GetObjectCommand({ Bucket: bucket, Key: name });
+    const { Body } = (await client.send(command, { abortSignal })) as { readonly Body?: Readable };
+    return Body;
+  };
+}
+
+/** Reads with the user's own `Storage` of `@google-cloud/storage`. */
+export function gcsObjects(storage: {
+  bucket(name: string): { file(name: string): { createReadStream(): Readable } };
+}): ReadObject {
+  return async (bucket, name) => storage.bucket(bucket).file(name).createReadStream();
 }
 
 const mebibyte = 1024 * 1024;
@@ -88,7 +112,9 @@ const { Payload: PayloadProto } = proto.temporal.api.common.v1;
 const s3Segment = "(?:[0-9a-zA-Z!\\-_.*'()]|%[0-9A-F]{2})+";
 const gcsSegment = String.raw`(?:[^\u0000-\u001f\u007f-\u009f#[\]*?:"<>|/%]|%[0-9A-F]{2})+`;
 
-interface ObjectClaim {
+interface ClaimedObject {
+  readonly claim: StorageDriverClaim;
+  readonly id: string;
   readonly bucket: string;
   readonly name: string;
   readonly sha256: string;
@@ -105,7 +131,8 @@ export class ClaimReader implements StorageDriver {
   readonly type: string;
   readonly #nameField: 'key' | 'object';
   readonly #nameShape: RegExp;
-  readonly #buckets: ReadonlyMap<string, ReadObject>;
+  readonly #buckets: ReadonlySet<string>;
+  readonly #readObject: ReadObject;
   readonly #maxBytes: number;
   readonly #deadlineMs: number;
   readonly #clock: Clock;
@@ -114,19 +141,22 @@ export class ClaimReader implements StorageDriver {
 
   /** Throws CONFIG_INVALID. Made by `temporalS3Claims` and `temporalGcsClaims`. */
   constructor(type: string, nameField: 'key' | 'object', segment: string, options: TemporalClaimsOptions) {
-    const { buckets, name = type, maxBytes = 50 * mebibyte, cacheBytes = 64 * mebibyte } = options;
+    const { buckets, read, name = type, maxBytes = 50 * mebibyte, cacheBytes = 64 * mebibyte } = options;
     const { concurrency = 8, deadlineMs = 8000, clock = systemClock } = options;
-    if (Object.keys(buckets).length === 0) throw new LpsError('CONFIG_INVALID', '`buckets` names no bucket');
+    if (buckets.length === 0) throw new LpsError('CONFIG_INVALID', '`buckets` names no bucket');
     for (const [setting, value] of Object.entries({ maxBytes, concurrency, deadlineMs })) {
       if (!Number.isSafeInteger(value) || value < 1) {
         throw new LpsError('CONFIG_INVALID', `\`${setting}\` must be a whole number from 1`);
       }
     }
+    if (!(cacheBytes >= 0)) throw new LpsError('CONFIG_INVALID', '`cacheBytes` must be a number of bytes');
+    if (name === '') throw new LpsError('CONFIG_INVALID', 'the driver needs a name');
     this.type = type;
     this.name = name;
     this.#nameField = nameField;
     this.#nameShape = objectNames(segment);
-    this.#buckets = new Map(Object.entries(buckets).map(([bucket, reader]) => [bucket, readerOf(reader)]));
+    this.#buckets = new Set(buckets);
+    this.#readObject = read;
     this.#maxBytes = maxBytes;
     this.#deadlineMs = deadlineMs;
     this.#clock = clock;
@@ -135,7 +165,7 @@ export class ClaimReader implements StorageDriver {
   }
 
   /** Always throws a non-retryable `ApplicationFailure` of type `LargePayload.NOT_SUPPORTED`. */
-  async store(): Promise<StorageDriverClaim[]> {
+  async store(_context: StorageDriverStoreContext, _payloads: Payload[]): Promise<StorageDriverClaim[]> {
     const message = `the driver ${this.name} only reads what Temporal's own driver stored: store with LargePayloadPlugin`;
     throw ApplicationFailure.create({
       message,
@@ -156,20 +186,18 @@ export class ClaimReader implements StorageDriver {
     const { abortSignal, limiter } = context;
     return withFailures(abortSignal, async () => {
       const parsed = claims.map((claim) => this.#parse(claim));
-      const distinct = [...new Map(claims.map((claim, index) => [idOf(parsed[index]), claim]))];
-      const byId = new Map(parsed.map((claim) => [idOf(claim), claim]));
-      const objects = await settleAll(distinct, abortSignal, ([id, original], signal) => {
-        const read = (): Promise<Uint8Array> => this.#read(id, byId.get(id), signal);
-        return limiter ? limiter.permit(original, read) : read();
+      const distinct = [...new Map(parsed.map((object) => [object.id, object])).values()];
+      const read = await settleAll(distinct, abortSignal, (object, signal) => {
+        const download = (): Promise<Uint8Array> => this.#read(object, signal);
+        return limiter ? limiter.permit(object.claim, download) : download();
       });
-      const bytesOf = new Map(distinct.map(([id], index) => [id, objects[index]]));
-      return parsed.map((claim) => decoded(bytesOf.get(idOf(claim)), claim));
+      const bytesOf = new Map(distinct.map(({ id }, index) => [id, read[index]]));
+      return parsed.map((object) => decoded(bytesOf.get(object.id), object));
     });
   }
 
-  #parse({ claimData }: StorageDriverClaim): ObjectClaim {
-    const { bucket, hashAlgorithm, hashValue } = claimData;
-    const name = claimData[this.#nameField];
+  #parse(claim: StorageDriverClaim): ClaimedObject {
+    const { bucket, hashAlgorithm, hashValue, [this.#nameField]: name } = claim.claimData;
     if (hashAlgorithm !== 'sha256' || hashValue === undefined || !/^[0-9a-f]{64}$/.test(hashValue)) {
       throw invalid('it has no sha256 digest');
     }
@@ -179,26 +207,25 @@ export class ClaimReader implements StorageDriver {
     const match = name !== undefined && Buffer.byteLength(name) <= maxNameBytes ? this.#nameShape.exec(name) : null;
     if (name === undefined || match === null) throw invalid(`its ${this.#nameField} is not one that the driver makes`);
     if (match[1] !== hashValue) throw invalid(`its ${this.#nameField} and its digest differ`);
-    return { bucket, name, sha256: hashValue };
+    return { claim, id: `${bucket} ${name}`, bucket, name, sha256: hashValue };
   }
 
-  async #read(id: string, claim: ObjectClaim | undefined, signal: AbortSignal): Promise<Uint8Array> {
+  async #read(object: ClaimedObject, signal: AbortSignal): Promise<Uint8Array> {
     const nowMs = this.#clock.monotonicMs();
-    const cached = this.#cache.get(id);
+    const cached = this.#cache.get(object.id);
     if (cached !== undefined && nowMs < cached.expiresMs) return cached.bytes;
-    if (claim === undefined) throw new LpsError('INTERNAL', 'a claim was lost');
-    const bytes = await this.#download(claim, signal);
-    this.#cache.set(id, { bytes, expiresMs: nowMs + hourMs }, bytes.length);
+    const bytes = await this.#download(object, signal);
+    this.#cache.set(object.id, { bytes, expiresMs: nowMs + hourMs }, bytes.length);
     return bytes;
   }
 
-  async #download(claim: ObjectClaim, signal: AbortSignal): Promise<Uint8Array> {
+  async #download(object: ClaimedObject, signal: AbortSignal): Promise<Uint8Array> {
     const controller = new AbortController();
     const onAbort = (): void => controller.abort(new LpsError('ABORTED', 'the call was aborted'));
     manyListeners(signal).addEventListener('abort', onAbort, { once: true });
     if (signal.aborted) onAbort();
     try {
-      return await withRetries((attempt) => this.#slots.run(attempt, () => this.#fetch(claim, attempt)), {
+      return await withRetries((attempt) => this.#slots.run(attempt, () => this.#fetch(object, attempt)), {
         controller,
         deadlineMs: this.#deadlineMs,
         storeName: this.name,
@@ -211,12 +238,11 @@ export class ClaimReader implements StorageDriver {
     }
   }
 
-  async #fetch({ bucket, name, sha256 }: ObjectClaim, signal: AbortSignal): Promise<Uint8Array> {
+  async #fetch({ bucket, name, sha256 }: ClaimedObject, signal: AbortSignal): Promise<Uint8Array> {
     const details = { bucket, name };
-    const read = this.#buckets.get(bucket);
     let bytes: Uint8Array | undefined;
     try {
-      const body = await read?.(bucket, name, signal);
+      const body = await this.#readObject(bucket, name, signal);
       bytes = body === undefined ? undefined : await collect(body, this.#maxBytes, signal);
     } catch (error) {
       const status = statusOf(error);
@@ -233,20 +259,11 @@ export class ClaimReader implements StorageDriver {
   }
 }
 
-function idOf(claim: ObjectClaim | undefined): string {
-  return claim === undefined ? '' : `${claim.bucket} ${claim.name}`;
-}
-
 /** The one capture is the digest. A segment that a file system or a proxy would resolve is none of the drivers' either. */
 function objectNames(segment: string): RegExp {
   const value = String.raw`(?!\.{1,2}/)${segment}`;
   const owner = `/ns/${value}/(?:wt/${value}/wi|at/${value}/ai)/${value}/ri/${value}`;
   return new RegExp(`^v0(?:${owner})?/d/sha256/([0-9a-f]{64})$`, 'u');
-}
-
-function readerOf(reader: ReadObject | BlobStore): ReadObject {
-  if (typeof reader === 'function') return reader;
-  return async (_bucket, name, signal) => (await reader.get(name, { signal }))?.body;
 }
 
 /** Throws BLOB_TOO_LARGE before more than `maxBytes` have come. */
@@ -274,9 +291,9 @@ async function collect(body: Uint8Array | Readable, maxBytes: number, signal: Ab
 }
 
 /** Bytes of its own for each caller: user code may write to them. */
-function decoded(bytes: Uint8Array | undefined, claim: ObjectClaim): Payload {
+function decoded(bytes: Uint8Array | undefined, { bucket, name }: ClaimedObject): Payload {
   try {
-    const { metadata, data, externalPayloads } = PayloadProto.decode(new Uint8Array(bytes ?? []));
+    const { metadata, data, externalPayloads } = PayloadProto.decode(bytes ?? new Uint8Array());
     const plain = Object.entries(metadata).map(([name, value]) => [name, new Uint8Array(value)] as const);
     return {
       metadata: Object.fromEntries(plain),
@@ -284,8 +301,10 @@ function decoded(bytes: Uint8Array | undefined, claim: ObjectClaim): Payload {
       ...(externalPayloads.length === 0 ? {} : { externalPayloads }),
     };
   } catch (cause) {
-    const details = { bucket: claim.bucket, name: claim.name };
-    throw new LpsError('BLOB_DAMAGED', 'the object of this claim is not a payload', { details, cause });
+    throw new LpsError('BLOB_DAMAGED', 'the object of this claim is not a payload', {
+      details: { bucket, name },
+      cause,
+    });
   }
 }
 
