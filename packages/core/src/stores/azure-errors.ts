@@ -8,9 +8,6 @@ const codes: Readonly<Record<string, ErrorCode>> = {
   InvalidMd5: 'DIGEST_MISMATCH',
   RequestBodyTooLarge: 'BLOB_TOO_LARGE',
   InvalidRange: 'RANGE_NOT_SATISFIABLE',
-  BlobAlreadyExists: 'TRY_AGAIN',
-  ConditionNotMet: 'TRY_AGAIN',
-  InvalidBlockList: 'TRY_AGAIN',
   PendingCopyOperation: 'TRY_AGAIN',
   ContainerBeingDeleted: 'STORE_UNAVAILABLE',
   AccountBeingCreated: 'STORE_UNAVAILABLE',
@@ -33,7 +30,7 @@ export function azureError(response: TransportResponse): LpsError {
   discard(body);
   const azureCode = single(headers['x-ms-error-code'])?.replace(/\W+/g, ' ').slice(0, 100);
   const shown = azureCode ?? `status ${status}`;
-  // a proxy's conflict is none of a blob's
+  // a put that another was faster than is the store's to judge (BlobAlreadyExists, ConditionNotMet, InvalidBlockList)
   const code = codes[shown] ?? statuses[status] ?? (status >= 500 ? 'STORE_UNAVAILABLE' : 'STORE_REFUSED');
   return new LpsError(code, messageOf(code, shown), {
     details: {
@@ -45,7 +42,7 @@ export function azureError(response: TransportResponse): LpsError {
   });
 }
 
-/** Whether an error has this one of Azure's names. */
+/** Whether an error has one of these names of Azure's. */
 export function hasAzureCode(error: unknown, ...names: readonly string[]): error is LpsError {
   return isLpsError(error) && names.includes(String(error.details.azureCode));
 }

@@ -26,7 +26,7 @@ import type {
   StoredBlob,
 } from '../blob-store.js';
 import { discard, isBytes } from '../body.js';
-import { isLpsError, type LpsError } from '../errors.js';
+import { isLpsError, LpsError } from '../errors.js';
 import { openTransport, type Transport, type TransportResponse } from '../transport.js';
 import type { AzureStoreOptions } from './azure.js';
 import { blockBytesFor, blockList, blockNames, stageBlocks } from './azure-blocks.js';
@@ -197,7 +197,7 @@ class AzureStore implements BlobStore {
     } catch (error) {
       if (options.overwrite || !mayStandThere(error)) throw error;
       if (await this.#standsThere(key, options)) return { outcome: 'exists' };
-      if (!hasAzureCode(error, 'BlobAlreadyExists')) throw error;
+      if (!hasAzureCode(error, 'BlobAlreadyExists', 'ConditionNotMet')) throw error;
       // Azurite takes blocks that an upload under way or a broken one has staged for a blob; a commit is not refused so
       const id = blockNames()();
       await this.#stage(key, id, bytes, options);
@@ -221,9 +221,9 @@ class AzureStore implements BlobStore {
     try {
       return await this.#create({ name: this.#prefix + key, query, headers, body: blockList(ids), signal });
     } catch (error) {
-      if (options.overwrite || !mayStandThere(error)) throw error;
-      if (await this.#standsThere(key, options)) return { outcome: 'exists' };
-      throw error;
+      if (!mayStandThere(error)) throw error;
+      if (!options.overwrite && (await this.#standsThere(key, options))) return { outcome: 'exists' };
+      throw isLpsError(error, 'STORE_UNAVAILABLE') ? error : lostRace(error);
     }
   }
 
@@ -263,6 +263,11 @@ class AzureStore implements BlobStore {
 function mayStandThere(error: unknown): error is LpsError {
   if (hasAzureCode(error, 'BlobAlreadyExists', 'ConditionNotMet', 'InvalidBlockList')) return true;
   return isLpsError(error, 'STORE_UNAVAILABLE') && error.details.reset === true;
+}
+
+/** Another put was faster, and what it wrote is not there any more, or was to be overwritten. */
+function lostRace(cause: LpsError): LpsError {
+  return new LpsError('TRY_AGAIN', 'another upload of the blob was faster', { details: cause.details, cause });
 }
 
 function newBlobHeaders({ overwrite }: PutOptions): Record<string, string> {

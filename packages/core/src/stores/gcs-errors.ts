@@ -24,7 +24,6 @@ const reasons: Readonly<Record<string, ErrorCode>> = {
 const statuses: Readonly<Record<number, ErrorCode>> = {
   408: 'STORE_UNAVAILABLE',
   409: 'TRY_AGAIN',
-  412: 'TRY_AGAIN',
   413: 'BLOB_TOO_LARGE',
   416: 'RANGE_NOT_SATISFIABLE',
   429: 'STORE_UNAVAILABLE',
