@@ -2,6 +2,7 @@
 import type { ContainerClient, ContainerListBlobsOptions, ServiceGetPropertiesResponse } from '@azure/storage-blob';
 import type { BlobInfo, CallOptions, ListOptions } from '../blob-store.js';
 import { readAll } from '../body.js';
+import { isLpsError, LpsError } from '../errors.js';
 import type { SendToAccount } from './azure-request.js';
 
 type StorageSdk = typeof import('@azure/storage-blob');
@@ -79,12 +80,34 @@ export function openAzureListing(sdk: StorageSdk, options: AzureListingOptions):
       return false;
     },
 
-    serviceProperties: ({ signal }) => service.getProperties(abortable(signal)),
+    async serviceProperties({ signal }) {
+      try {
+        return await service.getProperties(abortable(signal));
+      } catch (error) {
+        throw fromSdk(error);
+      }
+    },
   };
 }
 
 async function* blobsOf(container: ContainerClient, options: ContainerListBlobsOptions, maxPageSize = 5000) {
-  for await (const page of container.listBlobsFlat(options).byPage({ maxPageSize })) yield* page.segment.blobItems;
+  const pages = container.listBlobsFlat(options).byPage({ maxPageSize })[Symbol.asyncIterator]();
+  for (;;) {
+    const page = await pages.next().catch((error: unknown) => {
+      throw fromSdk(error);
+    });
+    if (page.done) return;
+    yield* page.value.segment.blobItems;
+  }
+}
+
+/** The SDK passes our own errors on; others are of its own, about what it could not read. */
+function fromSdk(error: unknown): LpsError {
+  if (isLpsError(error)) return error;
+  if (error instanceof Error && error.name === 'AbortError') {
+    return new LpsError('ABORTED', 'the call was aborted', { cause: error });
+  }
+  return new LpsError('STORE_UNAVAILABLE', 'Azure did not answer as it should', { cause: error });
 }
 
 function abortable(signal: AbortSignal | undefined): { abortSignal?: AbortSignal } {

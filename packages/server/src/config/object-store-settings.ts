@@ -151,7 +151,7 @@ export const objectStoreSettings = {
     flag: 'azure-connection-string',
     kind: text({
       placeholder: 'text',
-      expects: 'a connection string such as AccountName=mypayloads;AccountKey=…',
+      expects: 'a connection string such as DefaultEndpointsProtocol=https;AccountName=mypayloads;AccountKey=…',
       pattern: /^\w+=[^;]*(;\w+=[^;]*)*;?$/,
     }),
     group: 'Azure',
