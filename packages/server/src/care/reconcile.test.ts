@@ -257,8 +257,19 @@ describe('a catalog that knows its blobs', () => {
     await place.fixture.expireLeases();
     const before = await everything();
     expect([beginning.kind, other.kind]).toEqual(['upload', 'upload']);
+    expect(await place.reconcile({ dryRun: true })).toMatchObject({ uploading: 2, known: 0, damaged: 0 });
     expect(await place.reconcile()).toMatchObject({ uploading: 2, adopted: 0, findings: [] });
     expect(await everything()).toEqual(before);
+  });
+
+  it.each(['uploading', 'deleting', 'gone', 'taken_down'])('misses no object of a blob that is %s', async (state) => {
+    const key = await place.upload();
+    await place.change(key, `state = '${state}'`);
+    await place.store.delete(key);
+    for (const dryRun of [true, false]) {
+      expect(await place.reconcile({ dryRun })).toMatchObject({ known: 0, damaged: 0, findings: [] });
+    }
+    expect((await place.row(key)).state).toBe(state);
   });
 
   it.each(['deleting', 'gone', 'taken_down'])('brings nothing back that is %s', async (state) => {

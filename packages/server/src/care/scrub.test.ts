@@ -146,6 +146,7 @@ describe('a scrub', () => {
       code: 'CONFIG_INVALID',
       message: expect.stringContaining(`another catalog (${other.care.id})`),
     });
+    expect(other.faults.gets).toEqual([]);
     await other.close();
     expect(await states()).toEqual(['live']);
   });

@@ -125,15 +125,22 @@ describe('an export, read into an empty catalog', () => {
 
   it('is one moment of the catalog, whatever is written meanwhile', async () => {
     await fill(from, 3500);
-    const before = await table(from, 'blob');
+    const retire = (id: number): Promise<unknown> =>
+      from.sql.query(
+        `INSERT INTO ${from.schema}.retired_object (blob_id, generation, physical_key, size) VALUES ($1, 1, 'x', 1)`,
+        [id],
+      );
+    await retire(1);
+    const before = [await table(from, 'blob'), await table(from, 'retired_object')];
     const text = await exported(from, async (part) => {
       if (part !== 2) return;
       await from.sql.query(`UPDATE ${from.schema}.blob SET size = 0`);
       await from.sql.query(`DELETE FROM ${from.schema}.blob WHERE id > 3000`);
       await from.force(newKey(), 'live');
+      await retire(2);
     });
-    expect(await imported(to, text)).toMatchObject({ blob: 3500 });
-    expect(await table(to, 'blob')).toEqual(before);
+    expect(await imported(to, text)).toEqual({ blob: 3500, retired_object: 1 });
+    expect([await table(to, 'blob'), await table(to, 'retired_object')]).toEqual(before);
   });
 
   it('works for an empty catalog', async () => {
@@ -160,6 +167,10 @@ describe('nothing is imported', () => {
       await expectRefused(whole.subarray(0, length), /the rest is missing/);
     }
     await expectRefused(whole.subarray(0, -1), /the rest is missing/);
+    const lines = whole.toString().split(/(?<=\n)/);
+    for (let count = 1; count < lines.length; count += 1) {
+      await expectRefused(lines.slice(0, count).join(''), /the rest is missing/);
+    }
     await expectRefused('', /the rest is missing/);
   });
 
