@@ -1,15 +1,17 @@
 /** LargePayloadPlugin on a real Temporal server with a real service, which is stopped and started meanwhile. */
 import { randomUUID } from 'node:crypto';
 import { fileURLToPath } from 'node:url';
-import { serializedPayloadSize } from '@large-payload/core';
+import { type BlobStore, memoryStore, serializedPayloadSize } from '@large-payload/core';
 import { LargePayloadPlugin, type LargePayloadPluginOptions, type PluginMode } from '@large-payload/temporal';
 import { describeWith, startTemporal, tempDir } from '@large-payload/test-components';
 import { Context } from '@temporalio/activity';
 import { Client, Connection, type WorkflowHandle } from '@temporalio/client';
 import type { Payload, Workflow } from '@temporalio/common';
+import { MockActivityEnvironment, TestWorkflowEnvironment } from '@temporalio/testing';
 import { DefaultLogger, NativeConnection, Runtime, Worker } from '@temporalio/worker';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import type { largeArgument, throughAnOutage } from './fixtures/plugin-workflows.ts';
+import type { echo, largeArgument, throughAnOutage } from './fixtures/plugin-workflows.ts';
+import { countKinds, kindOf } from './support/history.ts';
 import { type RunningService, startService } from './support/service.ts';
 import { until } from './support/until.ts';
 
@@ -45,7 +47,7 @@ class Beats {
       if (info.attempt > 1) this.resumedFrom = last === undefined ? -1 : Buffer.from(last).readUInt32LE();
       while (this.ends === 'not yet' || (this.ends === 'with a failure' && info.attempt > 1)) {
         this.#beat(heartbeat);
-        await sleep(20);
+        await sleep(50);
       }
       this.#beat(heartbeat); // straight before the end: the SDK sends it only because the activity fails
       if (this.ends === 'with a failure') {
@@ -111,8 +113,7 @@ describeWith(describe, 'the plugin', temporal, (temporal) => {
     return plugin;
   }
 
-  async function startWorker(mode: PluginMode): Promise<Running> {
-    const plugin = newPlugin(mode);
+  async function startWorker(mode: PluginMode, plugin = newPlugin(mode)): Promise<Running> {
     const taskQueue = randomUUID();
     const beats = new Beats();
     const client = new Client({ connection: clientConnection, plugins: [plugin] });
@@ -139,12 +140,13 @@ describeWith(describe, 'the plugin', temporal, (temporal) => {
   }
 
   for (const mode of ['codec', 'driver'] as const) {
-    it(`lives through an outage of the service, in mode ${mode}`, async () => {
+    it(`lives through an outage of the service, in mode ${mode}`, { timeout: 120_000 }, async () => {
       const { client, worker, beats, ended, start } = await startWorker(mode);
+      const kind = mode === 'codec' ? 'codec' : 'driver:large-payload';
       const outage = await start<typeof throughAnOutage>('throughAnOutage', smallBytes, largeBytes);
       const details = (): Promise<Payload | undefined> => heartbeatDetailsOf(client, outage);
       const isClaim = (payload: Payload | undefined): true | undefined =>
-        payload !== undefined && claimKindOf(payload) === mode ? true : undefined;
+        payload !== undefined && kindOf(payload) === kind ? true : undefined;
       await until('large details of a heartbeat at the server', async () => isClaim(await details()));
 
       // away: heartbeats with large details are skipped, with a warning
@@ -166,7 +168,7 @@ describeWith(describe, 'the plugin', temporal, (temporal) => {
       beats.heartbeatBytes = smallBytes;
       const inline = await until('small details of a heartbeat at the server', async () => {
         const payload = await details();
-        return payload !== undefined && claimKindOf(payload) === undefined ? payload : undefined;
+        return payload !== undefined && kindOf(payload) === 'inline' ? payload : undefined;
       });
       expect(serializedPayloadSize(inline)).toBeGreaterThan(smallBytes);
       beats.heartbeatBytes = largeBytes;
@@ -212,6 +214,81 @@ describeWith(describe, 'the plugin', temporal, (temporal) => {
       expect(await ended).toBe('well');
     });
   }
+
+  for (const mode of ['codec', 'driver'] as const) {
+    it(`gives replayers what they read, and lets them store nothing (mode ${mode})`, async () => {
+      const memory = memoryStore();
+      let [puts, gets] = [0, 0];
+      const store: BlobStore = {
+        ...memory,
+        get: async (...args) => {
+          gets += 1;
+          return memory.get(...args);
+        },
+        put: async (...args) => {
+          puts += 1;
+          return memory.put(...args);
+        },
+      };
+      const { client, start } = await startWorker(mode, new LargePayloadPlugin({ store, mode }));
+      const handle = await start<typeof largeArgument>('largeArgument', largeBytes);
+      expect(await handle.result()).toBe(largeBytes);
+      const echoed = await start<typeof echo>('echo', new Uint8Array(largeBytes).fill(4));
+      expect((await echoed.result()).length).toBe(largeBytes);
+      [puts, gets] = [0, 0];
+      const replayer = new LargePayloadPlugin({ store, mode });
+      for (const { workflowId } of [handle, echoed]) {
+        const history = await client.workflow.getHandle(workflowId).fetchHistory();
+        await Worker.runReplayHistory({ workflowsPath, plugins: [replayer] }, history, workflowId);
+      }
+      // the argument of `echo`; what the workflows would send is not stored again
+      expect([gets, puts]).toEqual([1, 0]);
+    });
+
+    it(`works in a test environment (mode ${mode})`, async () => {
+      const plugin = newPlugin(mode);
+      const env = await TestWorkflowEnvironment.createFromExistingServer({
+        address: temporal.address,
+        plugins: [plugin],
+      });
+      cleanUps.push(() => env.teardown());
+      const { nativeConnection, client } = env;
+      // the connection has brought the plugin to client and worker; to name it once more changes nothing
+      for (const plugins of [undefined, [plugin]]) {
+        const taskQueue = randomUUID();
+        const worker = await Worker.create({
+          connection: nativeConnection,
+          taskQueue,
+          workflowsPath,
+          ...(plugins ? { plugins } : {}),
+        });
+        const handle = await worker.runUntil(async () => {
+          const argument = new Uint8Array(largeBytes).fill(5);
+          const started = await client.workflow.start<typeof echo>('echo', {
+            taskQueue,
+            workflowId: randomUUID(),
+            args: [argument],
+          });
+          expect(Buffer.compare(await started.result(), argument)).toBe(0);
+          return started;
+        });
+        const kind = mode === 'codec' ? 'codec' : 'driver:large-payload';
+        expect(countKinds(await handle.fetchHistory(), 0)).toMatchObject({ [kind]: 2 });
+      }
+    });
+  }
+
+  it('needs nothing in the SDK’s environment for activities, whatever their payloads', async () => {
+    const env = new MockActivityEnvironment();
+    const beats: number[] = [];
+    env.on('heartbeat', ({ length }: Uint8Array) => beats.push(length));
+    const echoed = async (bytes: Uint8Array): Promise<Uint8Array> => {
+      Context.current().heartbeat(bytes);
+      return bytes;
+    };
+    const result = (await env.run(echoed, new Uint8Array(largeBytes))) as Uint8Array;
+    expect([result.length, beats]).toEqual([largeBytes, [largeBytes]]);
+  });
 });
 
 type Pending = NonNullable<Awaited<ReturnType<WorkflowHandle['describe']>>['raw']['pendingActivities']>[number];
@@ -227,12 +304,6 @@ async function pendingActivity(client: Client, handle: WorkflowHandle, type: str
 
 async function heartbeatDetailsOf(client: Client, handle: WorkflowHandle): Promise<Payload | undefined> {
   return (await pendingActivity(client, handle, 'beat'))?.heartbeatDetails?.payloads?.[0];
-}
-
-function claimKindOf(payload: Payload): PluginMode | undefined {
-  if (payload.metadata?.['temporal.io/remote-codec']) return 'codec';
-  const messageType = Buffer.from(payload.metadata?.messageType ?? []).toString();
-  return messageType === 'temporal.api.sdk.v1.ExternalStorageReference' ? 'driver' : undefined;
 }
 
 /** The data of the results of completed activities, as they stand in the history. */

@@ -1,0 +1,161 @@
+/**
+ * Workflows that run on Temporal's own S3 driver go on under our plugin: a real S3 server, a real Temporal server, a real
+ * service.
+ */
+import { randomBytes, randomUUID } from 'node:crypto';
+import { fileURLToPath } from 'node:url';
+import { GetObjectCommand, ListObjectsV2Command, type S3Client } from '@aws-sdk/client-s3';
+import { digestOf, openHttpStore } from '@large-payload/core';
+import { LargePayloadPlugin, type PluginMode, s3Objects, temporalS3Claims } from '@large-payload/temporal';
+import { describeWith, openS3Client, startTemporal, startVersitygw, tempDir } from '@large-payload/test-components';
+import { Client, Connection } from '@temporalio/client';
+import { type DataConverter, ExternalStorage, type StorageDriver } from '@temporalio/common';
+import { S3StorageDriver } from '@temporalio/external-storage-s3';
+import { AwsSdkS3StorageDriverClient } from '@temporalio/external-storage-s3-aws-sdk';
+import { DefaultLogger, NativeConnection, Runtime, Worker } from '@temporalio/worker';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { movingOver } from './fixtures/move-over-workflows.ts';
+import { countKinds } from './support/history.ts';
+import { type RunningService, startService } from './support/service.ts';
+import { until } from './support/until.ts';
+
+const workflowsPath = fileURLToPath(new URL('./fixtures/move-over-workflows.ts', import.meta.url));
+const thresholdBytes = 128_000;
+
+Runtime.install({
+  telemetryOptions: { logging: { filter: 'OFF', forward: {} } },
+  logger: new DefaultLogger('ERROR', () => {}),
+});
+
+const temporal = await startTemporal();
+const gateway = temporal && (await startVersitygw());
+const servers = temporal && gateway ? { temporal, gateway } : undefined;
+if (servers === undefined) await temporal?.stop();
+
+const bytes = (size: number): Uint8Array => new Uint8Array(randomBytes(size));
+const results = [bytes(0), bytes(600_000), bytes(700_000)];
+const activities = { produce: async (number: number): Promise<Uint8Array> => results[number] ?? new Uint8Array() };
+export type MoveOverActivities = typeof activities;
+
+describeWith(describe, 'moving over from Temporal’s S3 driver', servers, ({ temporal, gateway }) => {
+  let service: RunningService;
+  let s3: S3Client;
+  let connection: Connection;
+  let nativeConnection: NativeConnection;
+
+  beforeAll(async () => {
+    service = await startService({ dataDir: tempDir('move-over') });
+    s3 = await openS3Client(gateway);
+    connection = await Connection.connect({ address: temporal.address });
+    nativeConnection = await NativeConnection.connect({ address: temporal.address });
+  });
+  afterAll(async () => {
+    await connection?.close();
+    await nativeConnection?.close();
+    s3?.destroy();
+    await service?.stop();
+    await gateway.stop();
+    await temporal.stop();
+  });
+
+  /** As an application has it that has never heard of us. */
+  function theirConverter(): DataConverter {
+    const driver: unknown = new S3StorageDriver({
+      client: new AwsSdkS3StorageDriverClient(s3),
+      bucket: gateway.bucket,
+    });
+    // pinned to @temporalio/common 1.22, whose classes are others to the compiler; the shapes are the same
+    return {
+      externalStorage: new ExternalStorage({
+        drivers: [driver as StorageDriver],
+        payloadSizeThreshold: thresholdBytes,
+      }),
+    };
+  }
+
+  function newPlugin(mode: PluginMode, reads = true): LargePayloadPlugin {
+    const claims = temporalS3Claims({ buckets: [gateway.bucket], read: s3Objects(s3, GetObjectCommand) });
+    return new LargePayloadPlugin({ url: service.url, mode, ...(reads ? { readOnlyDrivers: [claims] } : {}) });
+  }
+
+  async function objectsInBucket(): Promise<string[]> {
+    const { Contents = [] } = await s3.send(new ListObjectsV2Command({ Bucket: gateway.bucket }));
+    return Contents.map(({ Key }) => `${Key}`).sort();
+  }
+
+  for (const mode of ['codec', 'driver'] as const) {
+    it(`replays their history, and goes on with our store (mode ${mode})`, { timeout: 120_000 }, async () => {
+      const taskQueue = randomUUID();
+      const [argument, attachment] = [bytes(500_000), bytes(800_000)];
+
+      // before: client and worker with Temporal's driver
+      const before = await Worker.create({
+        connection: nativeConnection,
+        taskQueue,
+        workflowsPath,
+        activities,
+        dataConverter: theirConverter(),
+      });
+      const handle = await before.runUntil(async () => {
+        const client = new Client({ connection, dataConverter: theirConverter() });
+        const started = await client.workflow.start<typeof movingOver>('movingOver', {
+          taskQueue,
+          workflowId: randomUUID(),
+          args: [argument],
+        });
+        await until('the first result', async () => {
+          const { events } = await started.fetchHistory();
+          const isWaiting = events?.some(({ activityTaskCompletedEventAttributes: done }) => done != null);
+          return isWaiting && events?.at(-1)?.workflowTaskCompletedEventAttributes ? true : undefined;
+        });
+        return started;
+      });
+      const theirHistory = await handle.fetchHistory();
+      expect(countKinds(theirHistory, thresholdBytes)).toEqual({ 'driver:aws.s3driver': 2 });
+      const theirObjects = await objectsInBucket();
+
+      // their history replays with ours, and not without the driver that reads their claims
+      const plugin = newPlugin(mode);
+      await Worker.runReplayHistory({ workflowsPath, plugins: [plugin] }, theirHistory, handle.workflowId);
+      const blind = newPlugin(mode, false);
+      await expect(Worker.runReplayHistory({ workflowsPath, plugins: [blind] }, theirHistory)).rejects.toThrow();
+
+      // after: client and worker with the plugin; the worker replays what the other one did
+      const client = new Client({ connection, plugins: [plugin] });
+      const after = await Worker.create({
+        connection: nativeConnection,
+        taskQueue,
+        workflowsPath,
+        activities,
+        plugins: [plugin],
+      });
+      const result = await after.runUntil(async () => {
+        const same = client.workflow.getHandle<typeof movingOver>(handle.workflowId);
+        await same.signal('attach', attachment);
+        return same.result();
+      });
+      const expected = Buffer.concat(
+        [argument, results[1] ?? '', attachment, results[2] ?? ''].map((part) => Buffer.from(part)),
+      );
+      expect(digestOf(result)).toBe(digestOf(expected));
+
+      // what is new is ours: the signal, the second activity's result, the workflow's own
+      const history = await handle.fetchHistory();
+      const ours = mode === 'codec' ? 'codec' : 'driver:large-payload';
+      expect(countKinds(history, thresholdBytes)).toEqual({ 'driver:aws.s3driver': 2, [ours]: 3 });
+      expect(await objectsInBucket()).toEqual(theirObjects);
+      const keys = (await keysOf(service)).join();
+      for (const blob of [attachment, results[2] ?? bytes(0), expected]) expect(keys).toContain(digestOf(blob));
+      for (const blob of [argument, results[1] ?? bytes(0)]) expect(keys).not.toContain(digestOf(blob));
+      await Promise.all([plugin.close(), blind.close()]);
+    });
+  }
+});
+
+async function keysOf(service: RunningService): Promise<string[]> {
+  const store = openHttpStore({ url: service.url });
+  const keys: string[] = [];
+  for await (const { key } of store.list('/blobs/default/')) keys.push(key);
+  await store.close?.();
+  return keys;
+}
