@@ -4,6 +4,11 @@ import type { BlobServiceClient, ContainerClient } from '@azure/storage-blob';
 import { freePort, type LoggedProcess, retryTakenPorts, spawnLogged, tempDir, waitUntilReady } from './process.ts';
 import { skipped } from './require.ts';
 
+/**
+ * Known differences from Azure, 3.35.0: no versions; `startFrom` of a list is not looked at; Put Blob with
+ * If-None-Match: * is refused where only blocks are staged; a wrong MD5 is InvalidOperation; what is in its memory is
+ * written down some seconds later, or when it is told to stop, so a kill loses it.
+ */
 export interface Azurite {
   /** Of the account: `http://127.0.0.1:PORT/devstoreaccount1`. */
   readonly endpoint: string;

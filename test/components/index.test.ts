@@ -9,10 +9,13 @@ import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest
 import {
   describeWith,
   freePorts,
+  openContainer,
   openS3Client,
   requireOrSkip,
   skipped,
   spawnLogged,
+  startAzurite,
+  startFakeGcs,
   startTemporal,
   startVersitygw,
   tempDir,
@@ -20,9 +23,13 @@ import {
 } from './index.ts';
 
 const s3 = await startVersitygw();
+const gcs = await startFakeGcs();
+const azure = await startAzurite();
 const temporal = await startTemporal();
 afterAll(async () => {
   await s3?.stop();
+  await gcs?.stop();
+  await azure?.stop();
   await temporal?.stop();
 });
 
@@ -86,6 +93,62 @@ it.skipIf(!s3)('keeps old versions of an object when asked to', async () => {
   expect(Versions).toHaveLength(2);
   client.destroy();
   await versioned.stop();
+});
+
+describeWith(describe, 'fake-gcs-server', gcs, (gcs) => {
+  const put = (name: string, body: string): Promise<Response> => {
+    const query = new URLSearchParams({ uploadType: 'media', name, ifGenerationMatch: '0' });
+    return fetch(`${gcs.endpoint}/upload/storage/v1/b/${gcs.bucket}/o?${query}`, { method: 'POST', body });
+  };
+  const get = async (name: string): Promise<string> =>
+    (await fetch(`${gcs.endpoint}/storage/v1/b/${gcs.bucket}/o/${encodeURIComponent(name)}?alt=media`)).text();
+
+  it('keeps an object as a file', async () => {
+    await put('lps/a/b', 'hello');
+    expect(await get('lps/a/b')).toBe('hello');
+    expect(readFileSync(join(gcs.dir, gcs.bucket, 'lps/a/b'), 'utf8')).toBe('hello');
+  });
+
+  it('lets one of many uploads win when told ifGenerationMatch=0', async () => {
+    const answers = await Promise.all(Array.from({ length: 32 }, (_, index) => put('once', `${index}`)));
+    const [winner] = answers.flatMap(({ status }, index) => (status === 200 ? [`${index}`] : []));
+    expect(answers.map(({ status }) => status).sort()).toEqual([200, ...Array.from({ length: 31 }, () => 412)]);
+    expect(await get('once')).toBe(winner);
+  });
+
+  it('keeps its objects and its address over a kill', async () => {
+    await put('kept', 'hello');
+    await gcs.kill();
+    await gcs.restart();
+    expect(await get('kept')).toBe('hello');
+  });
+});
+
+describeWith(describe, 'Azurite', azure, (azure) => {
+  const ifAbsent = { conditions: { ifNoneMatch: '*' } };
+
+  it('lets one of many uploads win when told If-None-Match: *', async () => {
+    const blob = (await openContainer(azure)).getBlockBlobClient('once');
+    const uploads = Array.from({ length: 32 }, (_, index) => blob.upload(String(index % 10), 1, ifAbsent));
+    const settled = await Promise.allSettled(uploads);
+    const lost = settled.flatMap((one) => (one.status === 'rejected' ? [(one.reason as { code: string }).code] : []));
+    expect(lost).toEqual(Array.from({ length: 31 }, () => 'BlobAlreadyExists'));
+  });
+
+  it('takes blocks that are not committed for a blob, which the azure store works around', async () => {
+    const blob = (await openContainer(azure)).getBlockBlobClient('staged');
+    await blob.stageBlock(Buffer.from('id').toString('base64'), 'x', 1);
+    expect(await blob.exists()).toBe(false);
+    await expect(blob.upload('x', 1, ifAbsent)).rejects.toMatchObject({ code: 'BlobAlreadyExists' });
+  });
+
+  it('keeps its blobs and its address when it is stopped', async () => {
+    await (await openContainer(azure)).getBlockBlobClient('kept').upload('hello', 5);
+    await azure.stop();
+    await azure.restart();
+    const bytes = await (await openContainer(azure)).getBlockBlobClient('kept').downloadToBuffer();
+    expect(String(bytes)).toBe('hello');
+  });
 });
 
 describeWith(describe, 'Temporal', temporal, (temporal) => {
