@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { Client, Connection } from '@temporalio/client';
 import { blob, fold, resultCount, sizes } from './blobs.js';
-import { dataConverter, namespace } from './data-converter.js';
+import { largePayloads, namespace } from './large-payloads.js';
 import { attach, checksumEverything } from './workflows.js';
 
 const { TEMPORAL_ADDRESS: address = '127.0.0.1:7233', WORKFLOW_ID = `quickstart-${randomUUID()}` } = process.env;
@@ -10,7 +10,7 @@ const argument = blob(100, sizes.argument);
 const attachment = blob(101, sizes.signal);
 
 const connection = await Connection.connect({ address });
-const client = new Client({ connection, namespace, dataConverter: dataConverter() });
+const client = new Client({ connection, namespace, ...largePayloads() });
 const handle = await client.workflow.start(checksumEverything, {
   workflowId: WORKFLOW_ID,
   taskQueue: 'quickstart',

@@ -1,7 +1,7 @@
 import { fileURLToPath } from 'node:url';
 import { NativeConnection, Worker } from '@temporalio/worker';
 import * as activities from './activities.js';
-import { dataConverter, namespace } from './data-converter.js';
+import { largePayloads, namespace } from './large-payloads.js';
 
 const { TEMPORAL_ADDRESS: address = '127.0.0.1:7233', MAX_CACHED_WORKFLOWS } = process.env;
 
@@ -12,7 +12,7 @@ const worker = await Worker.create({
   taskQueue: 'quickstart',
   workflowsPath: fileURLToPath(new URL('./workflows.js', import.meta.url)),
   activities,
-  dataConverter: dataConverter(),
+  ...largePayloads(),
   // 0: every workflow task replays the whole history, to show what that costs
   ...(MAX_CACHED_WORKFLOWS ? { maxCachedWorkflows: Number(MAX_CACHED_WORKFLOWS) } : {}),
 });
