@@ -25,6 +25,7 @@ afterEach(async () => {
 const s3 = await startVersitygw();
 afterAll(() => s3?.stop());
 
+const timeout = scaled({ usual: 300_000, long: 1_800_000 });
 const namespaces = ['default', 'orders', 'Orders', 'größe 漢字 🎉', 'a+b%2fc', 'x y', '~', 'orders.eu-1'];
 const prefixes = [undefined, 'team/a', '//x//', 'Sha256'];
 
@@ -116,7 +117,7 @@ if (s3 !== undefined) {
 describe.each(places)('$count blobs on $name', ({ site, count, open }) => {
   const { dataDir } = site;
 
-  it('come back from the store alone when the catalog is lost, every one of them', { timeout: 900_000 }, async () => {
+  it('come back from the store alone when the catalog is lost, every one of them', { timeout }, async () => {
     const store = await open();
     const blobs = await fill(store, count - 20);
     const service = await start(site);
@@ -159,7 +160,7 @@ describe.each(places)('$count blobs on $name', ({ site, count, open }) => {
     await store.close?.();
   });
 
-  it('come back from an export, and what was uploaded since from the store', { timeout: 900_000 }, async () => {
+  it('come back from an export, and what was uploaded since from the store', { timeout }, async () => {
     const service = await start(site);
     const file = join(tempDir('export'), 'catalog.jsonl.gz');
     const out = await lps(site, 'catalog', 'export', '-o', file);

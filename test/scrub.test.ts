@@ -65,11 +65,17 @@ function flipABit(path: string): void {
 }
 
 async function expectHealed(port: number, blobs: readonly V2Blob[]): Promise<void> {
-  for (const blob of blobs) {
-    expect((await put(port, blob)).status).toBe(201);
-    expect(await read(port, sized(blob))).toEqual(rightRead);
-  }
+  const queue = blobs.values();
+  const work = async (): Promise<void> => {
+    for (const blob of queue) {
+      expect((await put(port, blob)).status).toBe(201);
+      expect(await read(port, sized(blob))).toEqual(rightRead);
+    }
+  };
+  await Promise.all([work(), work(), work(), work()]);
 }
+
+const timeout = scaled({ usual: 60_000, long: 600_000 });
 
 interface Place {
   readonly name: string;
@@ -87,7 +93,7 @@ if (s3 !== undefined) {
 }
 
 describe.each(places)('$flips bits flipped at rest, on $name', ({ site, objectDir, flips: count }) => {
-  it('are found by reads, without one clean end, and healed by uploads', async () => {
+  it('are found by reads, without one clean end, and healed by uploads', { timeout }, async () => {
     const { port } = await start(site);
     const blobs = await uploads(port, count);
     const files = filesIn(objectDir);
@@ -106,7 +112,7 @@ describe.each(places)('$flips bits flipped at rest, on $name', ({ site, objectDi
     });
   });
 
-  it('are found by a scrub, not served after it, and healed by uploads', async () => {
+  it('are found by a scrub, not served after it, and healed by uploads', { timeout }, async () => {
     const { port } = await start(site);
     const blobs = await uploads(port, count);
     const others = await uploads(port, 10);
@@ -233,7 +239,7 @@ describe('a scrub', () => {
 });
 
 describe('scrubs and reconciliations beside a service', () => {
-  it('are in the way of no upload, read or deletion, and mark nothing', async () => {
+  it('are in the way of no upload, read or deletion, and mark nothing', { timeout }, async () => {
     const site = { dataDir: tempDir('scrub') };
     const service = await start(site);
     const { port } = service;
