@@ -1,16 +1,16 @@
 /** LargePayloadPlugin on a real Temporal server with a real service, which is stopped and started meanwhile. */
-import { randomUUID } from 'node:crypto';
+import { randomBytes, randomUUID } from 'node:crypto';
 import { fileURLToPath } from 'node:url';
 import { type BlobStore, memoryStore, serializedPayloadSize } from '@large-payload/core';
 import { LargePayloadPlugin, type LargePayloadPluginOptions, type PluginMode } from '@large-payload/temporal';
 import { describeWith, startTemporal, tempDir } from '@large-payload/test-components';
 import { Context } from '@temporalio/activity';
 import { Client, Connection, type WorkflowHandle } from '@temporalio/client';
-import type { Payload, Workflow } from '@temporalio/common';
+import type { DataConverter, Payload, PayloadCodec, Workflow } from '@temporalio/common';
 import { MockActivityEnvironment, TestWorkflowEnvironment } from '@temporalio/testing';
 import { DefaultLogger, NativeConnection, Runtime, Worker } from '@temporalio/worker';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import type { echo, largeArgument, throughAnOutage } from './fixtures/plugin-workflows.ts';
+import type { echo, largeArgument, resumed, throughAnOutage } from './fixtures/plugin-workflows.ts';
 import { countKinds, kindOf } from './support/history.ts';
 import { type RunningService, startService } from './support/service.ts';
 import { until } from './support/until.ts';
@@ -55,6 +55,13 @@ class Beats {
         throw new Error('told to fail');
       }
       return this.sent;
+    },
+    /** One heartbeat, then a failure; the next attempt returns how long the details are that it got. */
+    beatOnce: async (): Promise<number> => {
+      const { heartbeat, info } = Context.current();
+      if (info.attempt > 1) return (info.heartbeatDetails as Uint8Array).length;
+      this.#beat(heartbeat);
+      throw new Error('told to fail');
     },
     produce: async (bytes: number, fill: number): Promise<Uint8Array> => new Uint8Array(bytes).fill(fill),
     measure: async (bytes: Uint8Array): Promise<number> => bytes.filter((byte) => byte === 3).length,
@@ -113,16 +120,21 @@ describeWith(describe, 'the plugin', temporal, (temporal) => {
     return plugin;
   }
 
-  async function startWorker(mode: PluginMode, plugin = newPlugin(mode)): Promise<Running> {
+  async function startWorker(
+    mode: PluginMode,
+    plugin = newPlugin(mode),
+    dataConverter: DataConverter = {},
+  ): Promise<Running> {
     const taskQueue = randomUUID();
     const beats = new Beats();
-    const client = new Client({ connection: clientConnection, plugins: [plugin] });
+    const client = new Client({ connection: clientConnection, dataConverter, plugins: [plugin] });
     const worker = await Worker.create({
       connection,
       taskQueue,
       workflowsPath,
       activities: beats.activities,
       maxHeartbeatThrottleInterval: '50ms',
+      dataConverter,
       plugins: [plugin],
     });
     const ended = worker.run().then(
@@ -245,6 +257,19 @@ describeWith(describe, 'the plugin', temporal, (temporal) => {
       expect([gets, puts]).toEqual([1, 0]);
     });
 
+    it(`encodes and stores a heartbeat once, also with a codec that never encodes alike (mode ${mode})`, async () => {
+      const memory = memoryStore();
+      let puts = 0;
+      const put: BlobStore['put'] = async (...args) => {
+        puts += 1;
+        return memory.put(...args);
+      };
+      const plugin = new LargePayloadPlugin({ store: { ...memory, put }, mode });
+      const { start } = await startWorker(mode, plugin, { payloadCodecs: [salting] });
+      expect(await (await start<typeof resumed>('resumed')).result()).toBe(largeBytes);
+      expect(puts).toBe(1);
+    });
+
     it(`works in a test environment (mode ${mode})`, async () => {
       const plugin = newPlugin(mode);
       const env = await TestWorkflowEnvironment.createFromExistingServer({
@@ -290,6 +315,20 @@ describeWith(describe, 'the plugin', temporal, (temporal) => {
     expect([result.length, beats]).toEqual([largeBytes, [largeBytes]]);
   });
 });
+
+/** As encryption does it. */
+const salting: PayloadCodec = {
+  encode: async (payloads) =>
+    payloads.map(({ metadata, data }) => ({
+      ...(metadata ? { metadata } : {}),
+      data: Buffer.concat([randomBytes(16), data ?? new Uint8Array()]),
+    })),
+  decode: async (payloads) =>
+    payloads.map(({ metadata, data }) => ({
+      ...(metadata ? { metadata } : {}),
+      data: new Uint8Array(data ?? []).subarray(16),
+    })),
+};
 
 type Pending = NonNullable<Awaited<ReturnType<WorkflowHandle['describe']>>['raw']['pendingActivities']>[number];
 
