@@ -36,7 +36,8 @@ export const defaultPayloadSizeThreshold = 128_000;
  *     const dataConverter = { externalStorage: externalStorage({ url: 'http://127.0.0.1:8577' }) };
  *
  * Makes no request when it is constructed. A heartbeat whose details cannot be stored ends the worker (SDK 1.24 does not
- * catch what a driver throws there): transfers are retried for `deadlineMs` first, but keep heartbeat details small.
+ * catch what a driver throws there): transfers are retried for `deadlineMs` first, but keep heartbeat details small. With
+ * `LargePayloadPlugin` the worker lives.
  */
 export class LargePayloadDriver implements StorageDriver {
   readonly name: string;

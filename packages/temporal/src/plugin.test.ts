@@ -243,6 +243,28 @@ describe('large payloads', () => {
     });
   }
 
+  for (const mode of ['codec', 'driver'] as const) {
+    it(`are read and not stored when the plugin only decodes (${mode})`, async () => {
+      const store = countedStore();
+      const claim = await sent(converterOf('client', newPlugin({ store, mode })), plain(200_000));
+      expect(store.keys).toHaveLength(1);
+      const decoding = newPlugin({ store, mode, decodeOnly: true });
+      const theirs = new ExternalStorage({
+        drivers: [new TheirDriver()],
+        driverSelector: () => decoding.driver ?? null,
+        payloadSizeThreshold: 0,
+      });
+      for (const role of roles) {
+        for (const dataConverter of [{}, { externalStorage: theirs }]) {
+          const converter = converterOf(role, decoding, dataConverter);
+          expect((await received(converter, claim)).data?.length).toBe(200_000);
+          expect(kindOf(await sent(converter, plain(300_000)))).toBe('inline');
+        }
+      }
+      expect(store.keys).toHaveLength(1);
+    });
+  }
+
   it('are kept under the namespace of each client and worker, or the one that was given', async () => {
     for (const mode of ['codec', 'driver'] as const) {
       const store = countedStore();

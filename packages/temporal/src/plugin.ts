@@ -47,6 +47,8 @@ export type LargePayloadPluginOptions = Exclude<Backend, { readonly claimCheck: 
   readonly inlineBelowBytes?: number;
   /** In mode `driver`: written into every reference, which only a driver of this name can resolve. Default `large-payload`. */
   readonly driverName?: string;
+  /** Reads everything and stores nothing: for the first step of a roll-out, and for the way back. */
+  readonly decodeOnly?: boolean;
   /** Drivers for references from before (`temporalS3Claims`, or any other driver): nothing is stored with them. */
   readonly readOnlyDrivers?: readonly StorageDriver[];
 };
@@ -177,11 +179,12 @@ export class LargePayloadPlugin {
     return { ...options, dataConverter };
   }
 
-  /** The codec of clients and workers: in mode `driver` it only reads what mode `codec` wrote. */
+  /** The codec of clients and workers. In mode `driver` it only reads what mode `codec` wrote. */
   #writingCodec(namespace = 'default'): LargePayloadCodec {
     const own = this.#options.namespace ?? namespace;
     this.#namespace ??= own;
-    return this.#codecFor(this.#driver === undefined ? own : undefined);
+    const reads = this.#driver !== undefined || this.#options.decodeOnly === true;
+    return this.#codecFor(reads ? undefined : own);
   }
 
   #codecFor(namespace: string | undefined): LargePayloadCodec {
@@ -204,18 +207,19 @@ export class LargePayloadPlugin {
     theirs: ExternalStorage | undefined,
     selector?: ConstructorParameters<typeof ExternalStorage>[0]['driverSelector'],
   ): ExternalStorage | undefined {
-    const { readOnlyDrivers = [] } = this.#options;
+    const { decodeOnly = false, readOnlyDrivers = [] } = this.#options;
     const ours = this.#driver;
     const theirDrivers = theirs?.drivers ?? [];
     const added = [...(ours ? [ours] : []), ...readOnlyDrivers].filter((driver) => !theirDrivers.includes(driver));
     const readsOnly = (driver: StorageDriver): boolean =>
-      driver instanceof ClaimReader || readOnlyDrivers.includes(driver);
+      driver instanceof ClaimReader || readOnlyDrivers.includes(driver) || (decodeOnly && driver === ours);
     const drivers = [...theirDrivers, ...added];
     const mayStay = added.length === 0 && selector === undefined && !theirDrivers.some(readsOnly);
     if (drivers.length === 0 || mayStay) return undefined;
     const storage = new ExternalStorage({
       drivers,
-      driverSelector: selector ?? (ours ? selectorOver(ours, theirs, readsOnly) : selectorAmong(theirs, readsOnly)),
+      driverSelector:
+        selector ?? (ours && !decodeOnly ? selectorOver(ours, theirs, readsOnly) : selectorAmong(theirs, readsOnly)),
       // the SDK stores what is as large as the threshold, the codec what is larger
       payloadSizeThreshold: theirs?.payloadSizeThreshold ?? this.#minBytes + 1,
     });
