@@ -35,6 +35,7 @@ export async function openAccess(options: AzureStoreOptions, sdks: AzureSdks): P
     throw new LpsError('CONFIG_INVALID', 'the azure store needs an account, an endpoint or a connection string');
   }
   const tokens = tokensOf(options.credential ?? (await defaultCredential(sdks)), timeoutMs);
+  await tokens().catch(refuseNone);
   return {
     endpoint: endpoint.replace(/\/+$/, ''),
     sas: '',
@@ -49,6 +50,14 @@ export async function storageSdk(sdks: AzureSdks): Promise<StorageSdk> {
     const message = 'the azure store needs the Azure Blob Storage SDK: npm install @azure/storage-blob';
     throw new LpsError('CONFIG_INVALID', message, { cause });
   }
+}
+
+/** What gives tokens may be away at the start; that there is nothing which could give any is another matter. */
+function refuseNone(error: LpsError): void {
+  const { cause } = error;
+  if (!(cause instanceof Error) || !/^(CredentialUnavailable|AggregateAuthentication)Error$/.test(cause.name)) return;
+  const [what = ''] = cause.message.split('\n');
+  throw new LpsError('CONFIG_INVALID', `there are no Azure credentials: ${what.replace(/\p{Cc}+/gu, ' ')}`, { cause });
 }
 
 async function defaultCredential(sdks: AzureSdks): Promise<AzureCredential> {

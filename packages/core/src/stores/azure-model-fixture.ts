@@ -144,6 +144,8 @@ function remove(
   const blob = model.blobs.get(name);
   const [version, snapshot] = [query.get('versionid'), query.get('snapshot')];
   if (version !== null || snapshot !== null) {
+    if (version !== null && version === blob?.current?.id)
+      return refuse(response, 403, 'OperationNotAllowedOnRootBlob');
     const list = version === null ? 'snapshots' : 'versions';
     const kept = blob?.[list].filter(({ id }) => id !== (version ?? snapshot)) ?? [];
     if (blob === undefined || kept.length === blob[list].length) return refuse(response, 404, 'BlobNotFound');

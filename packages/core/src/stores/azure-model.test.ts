@@ -321,6 +321,21 @@ describe('azure list and delete', () => {
     assert.equal(await store.delete(key), false);
   });
 
+  it('leaves what is put again meanwhile', async () => {
+    const { model, store } = await withModel({}, (prepared) => {
+      prepared.versioning = true;
+    });
+    const { key, bytes, expect } = sample();
+    await store.put(key, bytes, expect);
+    model.faults.push(model.serve, (request, response) => {
+      model.add(key, bytes);
+      return model.serve(request, response);
+    });
+    assert.equal(await store.delete(key), true);
+    assert.deepEqual(model.blobs.get(key)?.versions, []);
+    assert.deepEqual(model.live(key), bytes);
+  });
+
   it('removes versions of what is not readable any more, and does not mind that another does so too', async () => {
     const { model, store } = await withModel({}, (prepared) => {
       prepared.versioning = true;
@@ -491,7 +506,18 @@ describe('azure tokens', () => {
     assert.equal(model.seen.at(-1)?.headers.authorization, 'Bearer old');
   });
 
-  it('may not be had at all, or never come: nothing hangs', async () => {
+  it('are needed at the opening', async () => {
+    for (const name of ['CredentialUnavailableError', 'AggregateAuthenticationError']) {
+      const none = Object.assign(new Error('EnvironmentCredential is unavailable.\nAnd so on'), { name });
+      const error = await failure(
+        withTokens(() => Promise.reject(none)),
+        'CONFIG_INVALID',
+      );
+      assert.equal(error.message, 'there are no Azure credentials: EnvironmentCredential is unavailable.');
+    }
+  });
+
+  it('may not be had for a while, or never come: nothing hangs', async () => {
     for (const getToken of [() => Promise.reject(new Error('no')), async () => null]) {
       const { store } = await withTokens(getToken); // as with a server that is away at the start
       const { key, bytes, expect } = sample(2_000_000);

@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { Readable } from 'node:stream';
 import { StorageSharedKeyCredential } from '@azure/storage-blob';
 import { type Azurite, describeWith, openContainer, startAzurite } from '@large-payload/test-components';
-import { afterAll, describe, it } from 'vitest';
+import { afterAll, describe, it, vi } from 'vitest';
 import type { BlobStore } from '../blob-store.js';
 import { readAll } from '../body.js';
 import { testBlobStore } from '../conformance.js';
@@ -100,17 +100,44 @@ describeWith(describe, 'azure on a server', azurite, (server) => {
     });
   });
 
+  /** An upload in blocks that has staged all but its last ones, and waits. */
+  async function stalledPut(store: BlobStore, { key, bytes, expect }: ReturnType<typeof sample>) {
+    const body = new Readable({ read() {} });
+    // the last chunk is held back until the digest is known
+    body.push(bytes.subarray(0, 900_000));
+    body.push(bytes.subarray(900_000, 950_000));
+    const put = store.put(key, body, expect);
+    const blob = (await openContainer(server)).getBlockBlobClient(key);
+    await vi.waitFor(async () => {
+      assert.equal((await blob.getBlockList('uncommitted')).uncommittedBlocks?.length, 9);
+    });
+    const finish = () => {
+      body.push(bytes.subarray(950_000));
+      body.push(null);
+      return put;
+    };
+    return { finish };
+  }
+
   it('lets the first of two uploads in blocks win, and tells the other that the blob exists', async () => {
     await withStore({ blockBytes: 100_000 }, async (store) => {
-      const { key, bytes, expect } = sample(1_000_000);
-      const slow = new Readable({ read() {} });
-      slow.push(bytes.subarray(0, 900_000));
-      const late = store.put(key, slow, expect);
-      assert.equal((await store.put(key, Readable.from([bytes]), expect)).outcome, 'created');
-      slow.push(bytes.subarray(900_000));
-      slow.push(null);
-      assert.equal((await late).outcome, 'exists');
-      assert.deepEqual(await bytesAt(store, key), bytes);
+      const blob = sample(1_000_000);
+      const late = await stalledPut(store, blob);
+      assert.equal((await store.put(blob.key, Readable.from([blob.bytes]), blob.expect)).outcome, 'created');
+      assert.equal((await late.finish()).outcome, 'exists');
+      assert.deepEqual(await bytesAt(store, blob.key), blob.bytes);
+    });
+  });
+
+  it('keeps the blocks of uploads of one blob apart, so that wrong ones get into no other', async () => {
+    await withStore({ blockBytes: 100_000 }, async (store) => {
+      const blob = sample(1_000_000);
+      const right = await stalledPut(store, blob);
+      const wrong = Readable.from(Array.from({ length: 10 }, () => Buffer.alloc(100_000, 'wrong')));
+      const isMismatch = (error: unknown): boolean => isLpsError(error, 'DIGEST_MISMATCH');
+      await assert.rejects(store.put(blob.key, wrong, blob.expect), isMismatch);
+      assert.equal((await right.finish()).outcome, 'created');
+      assert.deepEqual(await bytesAt(store, blob.key), blob.bytes);
     });
   });
 

@@ -78,6 +78,15 @@ describe('gcs put', () => {
     const { key, bytes, expect } = sample();
     await failure(store.put(key, bytes, expect), 'DIGEST_MISMATCH');
     assert.equal(model.live(key), undefined);
+    assert.equal(model.seen.length, 1, 'nothing had to be removed');
+  });
+
+  it('removes what has another size, where GCS tells no MD5', async () => {
+    const { model, store } = await withModel();
+    const { key, bytes, expect } = sample();
+    model.faults.push((_, response) => answer(response, 200, JSON.stringify({ size: '49999', generation: '7' })));
+    await failure(store.put(key, bytes, expect), 'DIGEST_MISMATCH');
+    assert.match(model.seen[1]?.url ?? '', /generation=7$/);
   });
 
   it('removes a stream that came out wrong, and that one only', async () => {
