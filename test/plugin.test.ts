@@ -199,6 +199,12 @@ describeWith(describe, 'the plugin', temporal, (temporal) => {
       const smallResult = (await completedResults(outage))[0];
       expect(smallResult?.length).toBe(smallBytes);
 
+      // a large one from a client fails the call
+      const unreachable = { type: 'LargePayload.SERVICE_UNREACHABLE' };
+      await expect(start<typeof echo>('echo', new Uint8Array(largeBytes))).rejects.toMatchObject(
+        mode === 'codec' ? unreachable : { cause: unreachable },
+      );
+
       // a large payload in a command fails the workflow task, which is retried
       const commanding = await start<typeof largeArgument>('largeArgument', largeBytes);
       await until('a failed workflow task', async () => {

@@ -12,7 +12,9 @@ import { ApplicationFailure } from '@temporalio/common';
  * | activity's input, codec                 | the attempt fails, `nonRetryable` is overwritten with false               |
  * | heartbeat, codec                        | the activity is cancelled (HEARTBEAT_DETAILS_CONVERSION_FAILED)           |
  * | heartbeat, driver                       | nothing catches it: the worker's `run()` rejects                        |
- * | client                                  | the call rejects with it                                                |
+ * | heartbeat, with the plugin              | it never gets that far: the heartbeat is skipped (heartbeats.ts)        |
+ * | client, codec                           | the call rejects with it                                                |
+ * | client, driver                          | the call rejects with a `ServiceError`, it being the `cause`             |
  *
  * So a permanent failure can be told from a transient one in activities only, by `nonRetryable`; what is transient must
  * never carry it, or one restart of the service would fail workflows through their activities. (The SDK after 1.24
