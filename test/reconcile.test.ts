@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { type BlobStore, digestOf, keyFor, openFileStore, openS3Store } from '@large-payload/core';
 import { startVersitygw, tempDir } from '@large-payload/test-components';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
+import { startEmbeddedPostgres } from '../packages/server/src/catalog/embedded-postgres.ts';
 import { newBlob, put, read, rightRead, type SeededBlob, sized } from './support/blobs.ts';
 import { lps, type Site } from './support/lps.ts';
 import { queryCatalog } from './support/postgres.ts';
@@ -196,6 +197,27 @@ describe.each(places)('$count blobs on $name', ({ site, count, open }) => {
     expect({ code: rest.code, ...rest.summary }).toMatchObject({ code: 0, adopted: 1, known: before.length });
     expect(await read(again.port, sized(late))).toEqual(rightRead);
   });
+});
+
+it('an embedded catalog moves to a server of its own', async () => {
+  const site = { dataDir: tempDir('reconcile') };
+  const service = await start(site);
+  const blob = newBlob(5000);
+  expect((await put(service.port, blob)).status).toBe(201);
+  const file = join(tempDir('export'), 'catalog.jsonl');
+  expect((await lps(site, 'catalog', 'export', '-o', file)).code).toBe(0);
+  await service.stop();
+
+  const server = await startEmbeddedPostgres({ throwAway: true });
+  const there = ['--database-url', server.url];
+  expect(await lps(site, 'catalog', 'import', file, ...there)).toMatchObject({ code: 0 });
+  const moved = await startService({ ...site, env: { LPS_DATABASE_URL: server.url } });
+  running.add(moved);
+  expect(await read(moved.port, sized(blob))).toEqual(rightRead);
+  expect((await lps(site, 'scrub', '--json', ...there)).summary).toMatchObject({ blobs: 1, damaged: 0 });
+  expect((await lps(site, 'catalog', 'reconcile', '--json', ...there)).summary).toMatchObject({ known: 1, adopted: 0 });
+  await moved.stop();
+  await server.stop();
 });
 
 it('an export goes beside no other store', async () => {

@@ -6,7 +6,7 @@ import { startVersitygw, tempDir } from '@large-payload/test-components';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import { newBlob, notFound, put, read, rightRead, sized, stalledPut, type V2Blob } from './support/blobs.ts';
 import { ended, lps, type Site, startLps } from './support/lps.ts';
-import { queryCatalog } from './support/postgres.ts';
+import { processesIn, queryCatalog } from './support/postgres.ts';
 import { scaled } from './support/scale.ts';
 import { type RunningService, startService } from './support/service.ts';
 import { until } from './support/until.ts';
@@ -155,6 +155,23 @@ describe('a scrub', () => {
     expect(await read(port, sized(removed))).toEqual(notFound);
     expect(await read(port, sized(right))).toEqual(rightRead);
     await expectHealed(port, [flipped, removed]);
+  });
+
+  it('that is stopped by Ctrl-C leaves nothing running', async () => {
+    const site = { dataDir: tempDir('scrub') };
+    const service = await start(site);
+    await uploads(service.port, 10, () => 300_000);
+    await service.stop();
+    const child = startLps(site, ['scrub', '--max-rate', '256KiB/s']);
+    const result = ended(child);
+    await until('the start of the pass', async () => {
+      const rows = await queryCatalog(site.dataDir, 'SELECT FROM lps.scrub WHERE finished_at IS NULL');
+      return rows.length > 0 || undefined;
+    });
+    child.kill('SIGINT');
+    expect(await result).toMatchObject({ code: 130, out: '', err: 'lps: stopped (ABORTED)\n' });
+    expect(processesIn(site.dataDir)).toEqual([]);
+    expect((await lps(site, 'scrub', '--json', '--max-rate', '0')).summary).toMatchObject({ blobs: 10, damaged: 0 });
   });
 
   it('that is killed is gone on with by the next one, and no blob is left out', async () => {

@@ -11,14 +11,18 @@ import { findOwner } from './embedded-postgres-owner.js';
 import { readPidFile } from './embedded-postgres-process.js';
 
 /** A service that is starting has its database a moment later. */
-const patienceMs = 10_000;
+const usualPatienceMs = 10_000;
 const pollMs = 50;
 
 /**
  * Its URL, once it answers. `undefined` when no living process owns the directory.
  * Throws CATALOG_UNAVAILABLE, and CONFIG_INVALID when this user or this container cannot reach the socket.
  */
-export async function findRunningDatabase(dataDir: string, signal?: AbortSignal): Promise<string | undefined> {
+export async function findRunningDatabase(
+  dataDir: string,
+  signal?: AbortSignal,
+  patienceMs: number = usualPatienceMs,
+): Promise<string | undefined> {
   const dir = await realpath(dataDir).catch(() => undefined);
   if (dir === undefined) return undefined;
   for (const since = performance.now(); ; ) {
@@ -28,7 +32,7 @@ export async function findRunningDatabase(dataDir: string, signal?: AbortSignal)
     const failure = file?.status === 'ready' ? await tryOn(file.socketDir, file.port) : 'not up';
     if (typeof failure === 'object' && 'url' in failure) return failure.url;
     if (performance.now() - since > patienceMs) throw unreachable(dir, owner.description, failure);
-    await delay(pollMs, undefined, { ...(signal === undefined ? {} : { signal }) });
+    await delay(pollMs, undefined, signal === undefined ? {} : { signal });
   }
 }
 
