@@ -5,11 +5,27 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import { fileURLToPath } from 'node:url';
 import { GetObjectCommand, ListObjectsV2Command, type S3Client } from '@aws-sdk/client-s3';
+import { Storage } from '@google-cloud/storage';
 import { digestOf, openHttpStore } from '@large-payload/core';
-import { LargePayloadPlugin, type PluginMode, s3Objects, temporalS3Claims } from '@large-payload/temporal';
-import { describeWith, openS3Client, startTemporal, startVersitygw, tempDir } from '@large-payload/test-components';
+import {
+  gcsObjects,
+  LargePayloadPlugin,
+  type PluginMode,
+  s3Objects,
+  temporalGcsClaims,
+  temporalS3Claims,
+} from '@large-payload/temporal';
+import {
+  describeWith,
+  openS3Client,
+  startFakeGcs,
+  startTemporal,
+  startVersitygw,
+  tempDir,
+} from '@large-payload/test-components';
 import { Client, Connection } from '@temporalio/client';
 import { type DataConverter, ExternalStorage, type StorageDriver } from '@temporalio/common';
+import { GcsStorageDriver } from '@temporalio/external-storage-gcs';
 import { S3StorageDriver } from '@temporalio/external-storage-s3';
 import { AwsSdkS3StorageDriverClient } from '@temporalio/external-storage-s3-aws-sdk';
 import { DefaultLogger, NativeConnection, Runtime, Worker } from '@temporalio/worker';
@@ -150,6 +166,33 @@ describeWith(describe, 'moving over from Temporal’s S3 driver', servers, ({ te
       await Promise.all([plugin.close(), blind.close()]);
     });
   }
+});
+
+const gcs = await startFakeGcs({ memory: true });
+
+describeWith(describe, 'claims of Temporal’s GCS driver', gcs, (gcs) => {
+  afterAll(() => gcs.stop());
+
+  it('are read with the client of the user’s own, also when there is nothing to read', async () => {
+    const storage = new Storage({ apiEndpoint: gcs.endpoint, projectId: 'test' });
+    const client = {
+      save: async (bucket: string, name: string, data: Uint8Array) => storage.bucket(bucket).file(name).save(data),
+      download: async (bucket: string, name: string) => (await storage.bucket(bucket).file(name).download())[0],
+    };
+    const theirs: unknown = new GcsStorageDriver({ client, bucket: gcs.bucket });
+    const payload = { metadata: { encoding: new TextEncoder().encode('binary/plain') }, data: bytes(500_000) };
+    const target = { kind: 'workflow', namespace: 'default', type: 'ü b', id: 'order/1' } as const;
+    const claims = await (theirs as StorageDriver).store({ target }, [payload]);
+    const reader = temporalGcsClaims({ buckets: [gcs.bucket], read: gcsObjects(storage) });
+    const [read] = await reader.retrieve({}, claims);
+    expect(digestOf(read?.data ?? bytes(0))).toBe(digestOf(payload.data));
+    await storage
+      .bucket(gcs.bucket)
+      .file(claims[0]?.claimData.object ?? '')
+      .delete();
+    const cold = temporalGcsClaims({ buckets: [gcs.bucket], read: gcsObjects(storage) });
+    await expect(cold.retrieve({}, claims)).rejects.toMatchObject({ type: 'LargePayload.BLOB_NOT_FOUND' });
+  });
 });
 
 async function keysOf(service: RunningService): Promise<string[]> {
