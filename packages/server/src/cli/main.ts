@@ -6,6 +6,7 @@ import { readFileSync } from 'node:fs';
 import { Command, CommanderError, type Help } from 'commander';
 import { addCatalog } from './catalog.js';
 import { addConfig } from './config-print.js';
+import { addDoctor } from './doctor.js';
 import { asLpsError, describeFailure, exitCodeOf, exitCodes } from './failure.js';
 import { addGet } from './get.js';
 import { addLs } from './ls.js';
@@ -32,6 +33,8 @@ export async function run(args: readonly string[], terminal: Terminal): Promise<
   } catch (error) {
     // help and version end so, too
     if (error instanceof CommanderError && error.exitCode === 0) return exitCodes.ok;
+    // it has printed what it found
+    if (error instanceof CommanderError && error.code === 'lps.findings') return exitCodes.failure;
     // no command was named; the help is on standard error already
     if (error instanceof CommanderError && error.code === 'commander.help') return exitCodes.usage;
     const failure = asLpsError(error);
@@ -94,7 +97,8 @@ function createProgram(terminal: Terminal): Command {
       outputError: () => {}, // `run` says it, as it says everything
     })
     .configureHelp({ helpWidth: Math.min(100, process.stdout.columns ?? 100), formatItem });
-  for (const add of [addServe, addPut, addGet, addStat, addLs, addScrub, addCatalog, addConfig]) add(program, terminal);
+  for (const add of [addServe, addPut, addGet, addStat, addLs, addScrub, addCatalog, addDoctor, addConfig])
+    add(program, terminal);
   return program;
 }
 
