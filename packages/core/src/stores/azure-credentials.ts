@@ -26,10 +26,10 @@ const scope = 'https://storage.azure.com/.default';
 /** A token is renewed so long before it ends, and is good for as long as it can be had no more. */
 const renewBeforeMs = 5 * 60_000;
 
-/** Throws CONFIG_INVALID when the settings are not enough or a part of the SDK is not installed. */
-export async function openAccess(options: AzureStoreOptions, sdks: AzureSdks): Promise<AzureAccess> {
+/** Throws CONFIG_INVALID when the settings are not enough, or the part of the SDK that gives tokens is not installed. */
+export async function openAccess(options: AzureStoreOptions, sdk: StorageSdk, sdks: AzureSdks): Promise<AzureAccess> {
   const { connectionString, account, idleTimeoutMs: timeoutMs = 30_000 } = options;
-  if (connectionString !== undefined) return accessByString(connectionString, await storageSdk(sdks));
+  if (connectionString !== undefined) return accessByString(connectionString, sdk);
   const endpoint = options.endpoint ?? (account && `https://${account}.blob.core.windows.net`);
   if (endpoint === undefined || !URL.canParse(endpoint)) {
     throw new LpsError('CONFIG_INVALID', 'the azure store needs an account, an endpoint or a connection string');
@@ -43,6 +43,7 @@ export async function openAccess(options: AzureStoreOptions, sdks: AzureSdks): P
   };
 }
 
+/** Throws CONFIG_INVALID when it is not installed. */
 export async function storageSdk(sdks: AzureSdks): Promise<StorageSdk> {
   try {
     return await sdks.storage();

@@ -55,19 +55,17 @@ function asked({ seen }: AzureModel): string[] {
   });
 }
 
-for (const versioning of [false, true]) {
-  testBlobStore(
-    `azure, on a model of Azure${versioning ? ' with versions' : ''}`,
-    async () => {
-      const model = await startAzureModel();
-      model.versioning = versioning;
-      const { connectionString } = model;
-      const store = await openAzureStore({ connectionString, container: 'container', blockBytes: 100_000 });
-      return { store, close: () => model.stop() };
-    },
-    { runner: { describe, it } },
-  );
-}
+testBlobStore(
+  'azure, on a model of Azure with versions',
+  async () => {
+    const model = await startAzureModel();
+    model.versioning = true;
+    const { connectionString } = model;
+    const store = await openAzureStore({ connectionString, container: 'container', blockBytes: 100_000 });
+    return { store, close: () => model.stop() };
+  },
+  { runner: { describe, it } },
+);
 
 describe('azure put', () => {
   it('is one request for what fits into a block, and it lets Azure refuse it', async () => {

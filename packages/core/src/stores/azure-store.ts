@@ -57,10 +57,11 @@ export async function openRawAzureStore(options: AzureStoreOptions, sdks: AzureS
     ...(idleTimeoutMs === undefined ? {} : { idleTimeoutMs }),
   });
   try {
-    const access = await openAccess(options, sdks);
+    const sdk = await storageSdk(sdks);
+    const access = await openAccess(options, sdk, sdks);
     const { endpoint } = access;
     const toAccount = accountSender(transport, access);
-    const listing = openAzureListing(await storageSdk(sdks), { endpoint, container, prefix, send: toAccount });
+    const listing = openAzureListing(sdk, { endpoint, container, prefix, send: toAccount });
     const send = containerSender(toAccount, `${endpoint}/${container}`);
     const store = new AzureStore(options, { transport, endpoint, send, listing });
     await store.detectVersions();

@@ -46,18 +46,16 @@ const failing =
   (_, response) =>
     refuse(response, status, reason, message);
 
-for (const versioning of [false, true]) {
-  testBlobStore(
-    `gcs, on a model of GCS${versioning ? ' with versions' : ''}`,
-    async () => {
-      const model = await startGcsModel();
-      model.bucket = { versioning: { enabled: versioning } };
-      const store = await openGcsStore({ endpoint: model.endpoint, bucket: 'bucket' });
-      return { store, close: () => model.stop() };
-    },
-    { runner: { describe, it } },
-  );
-}
+testBlobStore(
+  'gcs, on a model of GCS with versions',
+  async () => {
+    const model = await startGcsModel();
+    model.bucket = { versioning: { enabled: true } };
+    const store = await openGcsStore({ endpoint: model.endpoint, bucket: 'bucket' });
+    return { store, close: () => model.stop() };
+  },
+  { runner: { describe, it } },
+);
 
 describe('gcs put', () => {
   it('is one request, which lets the bucket refuse it', async () => {
