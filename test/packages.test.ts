@@ -81,7 +81,7 @@ const isOnline = await run('npm', ['ping'], { env, timeout: 20_000 }).then(
 const temporal = isOnline && (await startTemporal());
 
 describeWith(describe, 'a project made from the packed packages', temporal || undefined, (temporal) => {
-  const modes = ['codec', 'driver'] as const;
+  const modes = ['plugin', 'driver'] as const;
   afterAll(() => temporal.stop());
 
   describe.each(['npm', 'pnpm'] as const)('with %s', (manager) => {
