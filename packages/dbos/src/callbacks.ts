@@ -26,6 +26,8 @@ export interface PresignedPost {
 export interface CallContext {
   /** Of the upload that this call belongs to, its clean-up included; absent in a delete workflow. */
   readonly uploadID?: string;
+  /** False when the call may have been made before, by a process that was killed. */
+  readonly isFirst?: boolean;
   /** Aborted when the call has taken too long: what goes on after that comes too late. */
   readonly signal: AbortSignal;
 }

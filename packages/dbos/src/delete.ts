@@ -53,9 +53,11 @@ export function registerS3DeleteWorkflow<R extends FileRecord, Options>(
           if (settings.postLifetimeMs > 0) await cleanAfterPosts(frame, run);
           return returned;
         },
-        async (error, { cleaned }) => {
-          if (cleaned === undefined) throw error;
-          return cleaned.returned;
+        {
+          failed: async (error, { cleaned }) => {
+            if (cleaned === undefined) throw error;
+            return cleaned.returned;
+          },
         },
       ),
     registration,

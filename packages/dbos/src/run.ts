@@ -8,7 +8,7 @@
 
 import { DBOS, type WorkflowStatus } from '@dbos-inc/dbos-sdk';
 import * as datasource from '@dbos-inc/dbos-sdk/datasource';
-import { callWithin } from './call.js';
+import { type Call, callWithin } from './call.js';
 import type { CallContext, FileRecord, S3WorkflowCallbacks } from './callbacks.js';
 import { attributesOf, type Because, type CleanUp, type CleanUpJob } from './clean-up.js';
 import { isCancelled, isKeyTaken, isLostOwnership, messageOf, S3WorkflowError } from './errors.js';
@@ -51,19 +51,52 @@ export interface Undone {
 
 export const cleanUpID = (workflowID: string): string => `${workflowID}-cleanup`;
 
-/** Runs the body of a workflow; `failed` is told when its clean-up has been decided, and may answer for the workflow. */
+interface Endings<T> {
+  /** Answers for the workflow when its clean-up has been decided; otherwise the error does. */
+  readonly failed?: (error: unknown, undone: Undone) => Promise<T>;
+  /** The workflow is over, in whatever way; not called when another process has taken it over. */
+  readonly ended?: () => Promise<void>;
+}
+
+/** Runs the body of a workflow, and starts its clean-up when it fails or is cancelled. */
 export async function runInFrame<R extends FileRecord, Options, T>(
   frame: Frame<R, Options>,
   rec: R,
   body: (run: Run<R>) => Promise<T>,
-  failed?: (error: unknown, undone: Undone) => Promise<T>,
+  { failed, ended = async () => undefined }: Endings<T> = {},
 ): Promise<T> {
   const workflowID = DBOS.workflowID ?? '';
+  const end = async (): Promise<void> => {
+    await ended().catch((error: unknown) => DBOS.logger.warn(`After ${workflowID}: ${messageOf(error)}`));
+  };
+  try {
+    const answer = await runOnce(frame, workflowID, rec, body, failed);
+    await end();
+    return answer;
+  } catch (error) {
+    if (!isLostOwnership(error) || (await isCancelledNow(workflowID))) await end();
+    throw error;
+  }
+}
+
+async function runOnce<R extends FileRecord, Options, T>(
+  frame: Frame<R, Options>,
+  workflowID: string,
+  rec: R,
+  body: (run: Run<R>) => Promise<T>,
+  failed: Endings<T>['failed'],
+): Promise<T> {
   const run = await openRun(frame, workflowID, rec);
   try {
     return await body(run);
   } catch (error) {
-    if (isLostOwnership(error) || !(run.row || run.object)) throw error;
+    if (!(run.row || run.object)) throw error;
+    if (await isEndedFromOutside(error, workflowID)) {
+      const job = jobOf(frame, run, workflowID, error);
+      await startOutside(frame, cleanUpID(workflowID), { ...job, because: reason('it was cancelled') });
+      throw error;
+    }
+    if (isLostOwnership(error)) throw error;
     const undone = await giveUp(frame, run, workflowID, error);
     if (failed === undefined) throw error;
     return await failed(error, undone);
@@ -76,9 +109,7 @@ async function openRun<R extends FileRecord, Options>(
   rec: R,
 ): Promise<Run<R>> {
   const { own, givenUp, busyWith } = await look(frame, workflowID, rec);
-  if (givenUp !== undefined) {
-    throw reviveReason(givenUp);
-  }
+  if (givenUp !== null) throw reviveReason(givenUp);
   if (busyWith !== undefined) {
     throw new S3WorkflowError(
       'KEY_TAKEN',
@@ -86,16 +117,22 @@ async function openRun<R extends FileRecord, Options>(
     );
   }
   const uploadID = frame.kind === 'upload' ? workflowID : undefined;
+  const isFirst = (own?.recoveryAttempts ?? 2) <= 1 && own?.queueName !== internalQueue;
+  const callOf = (name: string, timeout: keyof TimeoutsMs): Call => ({
+    name,
+    timeoutMs: frame.settings.timeoutsMs[timeout],
+    uploadID,
+    isFirst,
+    endedLate: () => cleanUpLater(frame, run, workflowID, name),
+  });
   const run: Run<R> = {
     rec,
-    isFirst: (own?.recoveryAttempts ?? 2) <= 1 && own?.queueName !== internalQueue,
+    isFirst,
     row: false,
     object: false,
     openUntilMs: 0,
     step: (name, timeout, callback) => {
-      const timeoutMs = frame.settings.timeoutsMs[timeout];
-      const call = { name, timeoutMs, uploadID, endedLate: () => cleanUpLater(frame, run, workflowID, name) };
-      return DBOS.runStep(() => callWithin(call, callback), { name });
+      return DBOS.runStep(() => callWithin(callOf(name, timeout), callback), { name });
     },
     database: async (name, callback, done) => {
       if (frame.callbacks.databaseSteps) {
@@ -104,9 +141,7 @@ async function openRun<R extends FileRecord, Options>(
         });
         return;
       }
-      const timeoutMs = frame.settings.timeoutsMs.database;
-      const call = { name, timeoutMs, uploadID, endedLate: () => cleanUpLater(frame, run, workflowID, name) };
-      await callWithin(call, callback);
+      await callWithin(callOf(name, 'database'), callback);
       // A cancel before this is recorded undoes everything, one after it nothing.
       if (done) await DBOS.runStep(async () => undefined, { name });
     },
@@ -119,7 +154,8 @@ const internalQueue = '_dbos_internal_queue';
 
 interface Look {
   readonly own: WorkflowStatus | undefined;
-  readonly givenUp: WorkflowStatus | undefined;
+  /** The clean-up, with its input. */
+  readonly givenUp: WorkflowStatus | null;
   readonly busyWith: WorkflowStatus | undefined;
 }
 
@@ -129,9 +165,10 @@ async function look<R extends FileRecord, Options>(
   workflowID: string,
   rec: R,
 ): Promise<Look> {
+  const id = cleanUpID(workflowID);
   return outsideWorkflow(async () => {
     const [byID, byKey] = await Promise.all([
-      DBOS.listWorkflows({ workflowIDs: [workflowID, cleanUpID(workflowID)], loadOutput: false }),
+      DBOS.listWorkflows({ workflowIDs: [workflowID, id], loadInput: false, loadOutput: false }),
       kind === 'delete'
         ? []
         : DBOS.listWorkflows({
@@ -144,7 +181,7 @@ async function look<R extends FileRecord, Options>(
     ]);
     return {
       own: byID.find((status) => status.workflowID === workflowID),
-      givenUp: byID.find((status) => status.workflowID === cleanUpID(workflowID)),
+      givenUp: byID.some((status) => status.workflowID === id) ? await DBOS.getWorkflowStatus(id) : null,
       busyWith: byKey[0],
     };
   });
@@ -159,10 +196,6 @@ async function giveUp<R extends FileRecord, Options>(
 ): Promise<Undone> {
   const id = cleanUpID(workflowID);
   const job = jobOf(frame, run, workflowID, error);
-  if (isCancelled(error, workflowID)) {
-    await startOutside(frame, id, { ...job, because: reason('it was cancelled') });
-    throw error;
-  }
   try {
     await startCleanUp(frame, id, job);
     if (isTimedOut(error) || frame.settings.waitForCleanUpMs === 0) return {};
@@ -170,13 +203,30 @@ async function giveUp<R extends FileRecord, Options>(
     const cleaned = await DBOS.getEvent<{ returned: unknown }>(id, 'cleaned', { timeoutSeconds });
     return cleaned === null ? {} : { cleaned };
   } catch (startError) {
+    if (await isEndedFromOutside(startError, workflowID)) {
+      await startOutside(frame, id, job);
+      throw startError;
+    }
     if (isLostOwnership(startError)) throw startError;
-    // Cancelled meanwhile, or a replay that differs from what was recorded: callbacks in the body are not recorded.
-    if (!isCancelled(startError, workflowID)) await datasource.assertStillOwnsWorkflow?.(workflowID);
+    // A replay that differs from what was recorded: callbacks in the body are not recorded.
+    await datasource.assertStillOwnsWorkflow?.(workflowID);
     await startOutside(frame, id, job);
-    if (isCancelled(startError, workflowID)) throw startError;
     return {};
   }
+}
+
+/**
+ * The workflow was cancelled, by hand or by its deadline. DBOS then throws that it is cancelled, or that this execution
+ * does not own it any more; the latter also when another process has taken it over, which is then none of our business.
+ */
+async function isEndedFromOutside(error: unknown, workflowID: string): Promise<boolean> {
+  if (isCancelled(error, workflowID)) return true;
+  return isLostOwnership(error) && isCancelledNow(workflowID);
+}
+
+async function isCancelledNow(workflowID: string): Promise<boolean> {
+  const status = await outsideWorkflow(() => DBOS.getWorkflowStatus(workflowID));
+  return status?.status === 'CANCELLED';
 }
 
 function jobOf<R extends FileRecord, Options>(

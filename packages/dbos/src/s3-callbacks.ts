@@ -100,7 +100,8 @@ async function put(
       const { PutObjectCommand } = await import('@aws-sdk/client-s3');
       await client.send(new PutObjectCommand({ ...target, Body: bytes }), abort);
     } else {
-      await abortParts({ client, bucket, partSizeBytes }, key, context); // of an attempt that was killed
+      // of an attempt that was killed
+      if (context?.isFirst === false) await abortParts({ client, bucket, partSizeBytes }, key, context);
       await putFile({ client, partSizeBytes }, target, content.path, options, context);
     }
   } catch (error) {
@@ -255,10 +256,10 @@ async function remove(
 ): Promise<unknown> {
   const abort = context === undefined ? {} : { abortSignal: context.signal };
   if (context?.uploadID !== undefined) {
-    await abortParts({ client, bucket, partSizeBytes }, key, context);
     const stored = await head({ client, bucket, partSizeBytes }, key, context);
+    if (stored?.uploadID !== undefined && stored.uploadID !== context.uploadID) return undefined;
+    await abortParts({ client, bucket, partSizeBytes }, key, context);
     if (stored === undefined) return undefined;
-    if (stored.uploadID !== undefined && stored.uploadID !== context.uploadID) return undefined;
   }
   const { DeleteObjectCommand } = await import('@aws-sdk/client-s3');
   return await client.send(new DeleteObjectCommand({ Bucket: bucket, Key: key }), abort);

@@ -23,7 +23,7 @@ export interface S3WorkflowConfig extends WorkflowConfig {
   latePassesSeconds?: readonly number[];
   /** How long after its post's end a presigned upload still waits for the message that it is finished. Default 60. */
   finishGraceSeconds?: number;
-  /** The largest string or bytes that an upload takes; larger contents go by `{ path }`. Default 1 MiB. */
+  /** The largest string or bytes that an upload takes; larger contents go by `{ path }`. Default 256 KiB. */
   maxInlineBytes?: number;
   /** Of a delete workflow: the longest life of a post that may be in use; the object is deleted again after it. */
   postLifetimeSeconds?: number;
@@ -69,7 +69,7 @@ export function settingsOf(config: S3WorkflowConfig): Settings {
     maxRetryMs: config.retryMs?.max ?? 5 * minute,
     latePassesMs: [...(config.latePassesSeconds ?? [60, 3600])].sort((a, b) => a - b).map((seconds) => seconds * 1000),
     finishGraceSeconds: config.finishGraceSeconds ?? 60,
-    maxInlineBytes: config.maxInlineBytes ?? 1024 * 1024,
+    maxInlineBytes: config.maxInlineBytes ?? 256 * 1024,
     postLifetimeMs: (config.postLifetimeSeconds ?? 0) * 1000,
   };
   const { timeoutsMs, latePassesMs, ...numbers } = settings;

@@ -1,9 +1,9 @@
 import { access, rm } from 'node:fs/promises';
 import { DBOS } from '@dbos-inc/dbos-sdk';
 import type { FileContent, FileRecord, S3WorkflowCallbacks, UploadContent } from './callbacks.js';
-import { isLostOwnership, S3WorkflowError } from './errors.js';
+import { S3WorkflowError } from './errors.js';
 import { register } from './register.js';
-import { isForeign, runInFrame } from './run.js';
+import { isForeign, type Run, runInFrame } from './run.js';
 import type { S3WorkflowConfig } from './settings.js';
 
 /**
@@ -35,43 +35,41 @@ export function registerS3UploadWorkflow<R extends FileRecord, Options>(
   });
   const { callbacks, settings } = frame;
 
-  const upload = async (rec: R, content: UploadContent, options?: Options): Promise<R> => {
-    checkInline(content, settings.maxInlineBytes);
-    return await runInFrame(frame, rec, async (run) => {
-      run.object = true;
-      try {
-        await run.step('putS3Contents', 'transfer', async (context) => {
-          if (isFile(content)) await checkPresent(content);
-          await callbacks.putS3Contents(rec, content, options, context);
-        });
-      } catch (error) {
-        if (isForeign(run, error)) run.object = false;
-        throw error;
-      }
-      run.row = true;
-      try {
-        await run.database('newActiveFile', (context) => callbacks.newActiveFile(rec, context), 'done');
-      } catch (error) {
-        if (isForeign(run, error)) run.row = false;
-        throw error;
-      }
-      return rec;
-    });
-  };
-
-  return DBOS.registerWorkflow(async (rec: R, content: UploadContent, options?: Options): Promise<R> => {
-    const removeTemporary = async () => {
+  return DBOS.registerWorkflow((rec: R, content: UploadContent, options?: Options): Promise<R> => {
+    const ended = async (): Promise<void> => {
       if (isFile(content) && content.temporary) await rm(content.path, { force: true });
     };
+    const body = async (run: Run<R>): Promise<R> => {
+      checkInline(content, settings.maxInlineBytes);
+      await put(run, content, options);
+      await insertRow(run);
+      return rec;
+    };
+    return runInFrame(frame, rec, body, { ended });
+  }, registration);
+
+  async function put(run: Run<R>, content: UploadContent, options: Options | undefined): Promise<void> {
+    run.object = true;
     try {
-      const uploaded = await upload(rec, content, options);
-      await removeTemporary();
-      return uploaded;
+      await run.step('putS3Contents', 'transfer', async (context) => {
+        if (isFile(content)) await checkPresent(content);
+        await callbacks.putS3Contents(run.rec, content, options, context);
+      });
     } catch (error) {
-      if (!isLostOwnership(error)) await removeTemporary();
+      if (isForeign(run, error)) run.object = false;
       throw error;
     }
-  }, registration);
+  }
+
+  async function insertRow(run: Run<R>): Promise<void> {
+    run.row = true;
+    try {
+      await run.database('newActiveFile', (context) => callbacks.newActiveFile(run.rec, context), 'done');
+    } catch (error) {
+      if (isForeign(run, error)) run.row = false;
+      throw error;
+    }
+  }
 }
 
 function isFile(content: UploadContent): content is FileContent {

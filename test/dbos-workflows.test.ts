@@ -1,0 +1,363 @@
+/** What users of @large-payload/dbos see, on a real Postgres and a real S3 server. */
+import { createHash, randomUUID } from 'node:crypto';
+import { existsSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { HeadObjectCommand, PutObjectCommand } from '@aws-sdk/client-s3';
+import { DBOS, DBOSClient, type WorkflowHandle } from '@dbos-inc/dbos-sdk';
+import {
+  type CleanUpStatus,
+  newFileKey,
+  type PresignedPost,
+  pgCallbacks,
+  registerS3DeleteWorkflow,
+  registerS3PresignedUploadWorkflow,
+  registerS3UploadWorkflow,
+  s3Callbacks,
+} from '@large-payload/dbos';
+import { describeWith, startVersitygw, tempDir } from '@large-payload/test-components';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
+import { type CallbackName, type Files, type Mode, registerFiles } from './support/dbos-files.mjs';
+import { launchDbos, openWorld, submitForm, table, type World } from './support/dbos-world.ts';
+import { until } from './support/until.ts';
+
+const s3 = await startVersitygw();
+const modes = ['steps', 'transactions'] as const;
+
+describeWith(describe, 'the DBOS workflows', s3, (s3) => {
+  let world: World;
+  const files = {} as Record<Mode, Files>;
+  /** Callbacks that fail, by `{callback} {key}`. */
+  const broken = new Set<string>();
+  const warnings: string[] = [];
+  let unchecked: Files;
+  let strict: Files;
+  let restless: Files;
+  const config = { retryMs: { first: 20, max: 200 }, latePassesSeconds: [1], finishGraceSeconds: 1 };
+
+  beforeAll(async () => {
+    vi.spyOn(console, 'error').mockImplementation(() => undefined); // DBOS prints the errors that are wanted here
+    vi.spyOn(console, 'warn').mockImplementation((line) => void warnings.push(String(line)));
+    world = await openWorld(s3);
+    const around = async (name: CallbackName, key: string, call: () => Promise<unknown>): Promise<unknown> => {
+      if (broken.has(`${name} ${key}`)) throw new Error(`${name} is broken`);
+      return call();
+    };
+    for (const mode of modes) files[mode] = registerFiles({ ...world, table, mode, around, config });
+    strict = registerFiles({
+      ...world,
+      table,
+      mode: 'steps',
+      around,
+      config: { ...config, className: 'Strict', maxInlineBytes: 10, postLifetimeSeconds: 3, waitForCleanUpMs: 0 },
+    });
+    restless = registerFiles({
+      ...world,
+      table,
+      mode: 'steps',
+      around,
+      config: { ...config, className: 'Restless', retryMs: { first: 0, max: 0 } },
+    });
+    unchecked = registerUnchecked();
+    await launchDbos(world.databaseUrl);
+  });
+
+  afterAll(async () => {
+    await DBOS.shutdown();
+    await world?.close();
+    await s3.stop();
+    vi.restoreAllMocks();
+  });
+
+  function registerUnchecked(): Files {
+    const { headS3Object: _head, validateS3Upload: _validate, ...bucket } = s3Callbacks(world);
+    const callbacks = { ...bucket, ...pgCallbacks({ pool: world.pool, table }) };
+    return {
+      upload: registerS3UploadWorkflow({ className: 'Unchecked', name: 'upload' }, callbacks),
+      presigned: registerS3PresignedUploadWorkflow({ className: 'Unchecked', name: 'presigned' }, callbacks),
+      delete: registerS3DeleteWorkflow({ className: 'Unchecked', name: 'delete' }, callbacks),
+    };
+  }
+
+  async function upload(of: Files, ...args: Parameters<Files['upload']>): Promise<WorkflowHandle<unknown>> {
+    return DBOS.startWorkflow(of.upload)(...args);
+  }
+
+  async function presign(of: Files, ...args: Parameters<Files['presigned']>) {
+    const handle = await DBOS.startWorkflow(of.presigned)(...args);
+    const post = await DBOS.getEvent<PresignedPost>(handle.workflowID, 'uploadkey');
+    if (post === null) throw new Error('no post');
+    const finish = (isThere: boolean): Promise<void> => DBOS.send(handle.workflowID, isThere, 'uploadfinish');
+    return { handle, post, finish, result: () => handle.getResult() };
+  }
+
+  const isGone = (key: string) =>
+    until(`the end of ${key}`, async () =>
+      (await world.row(key)) === undefined && (await world.object(key)) === undefined ? true : undefined,
+    );
+  const cleanUpEnds = (workflowID: string) => DBOS.retrieveWorkflow(`${workflowID}-cleanup`).getResult();
+  const code = (wanted: string) => expect.objectContaining({ code: wanted });
+
+  describe.each(modes)('on %s', (mode) => {
+    it('upload strings, bytes and files', async () => {
+      const path = join(tempDir('dbos'), 'large');
+      const large = randomUUID().repeat(500_000); // three parts and more
+      writeFileSync(path, large);
+      const contents = [
+        ['', ''],
+        ['grün', 'grün'],
+        [Buffer.from('bytes'), 'bytes'],
+        [new Uint8Array([104, 105]), 'hi'],
+        [{ path }, large],
+      ] as const;
+      for (const [content, expected] of contents) {
+        const key = newFileKey('kinds/');
+        const handle = await upload(files[mode], { key }, content, { contentType: 'text/x-test' });
+        expect(await handle.getResult()).toEqual({ key });
+        expect(await world.row(key)).toBe('active');
+        expect((await world.object(key)) === expected).toBe(true);
+        const head = await world.client.send(new HeadObjectCommand({ Bucket: world.bucket, Key: key }));
+        expect(head.ContentType).toBe('text/x-test');
+      }
+      expect(existsSync(path)).toBe(true);
+    });
+
+    it('remove a temporary file, whether the upload ends well or not', async () => {
+      for (const isBroken of [false, true]) {
+        const key = newFileKey();
+        const path = join(tempDir('dbos'), 'temporary');
+        writeFileSync(path, 'content');
+        if (isBroken) broken.add(`newActiveFile ${key}`);
+        const handle = await upload(files[mode], { key }, { path, temporary: true });
+        await handle.getResult().catch(() => undefined);
+        expect(existsSync(path)).toBe(false);
+        expect(await world.object(key)).toBe(isBroken ? undefined : 'content');
+      }
+    });
+
+    it('leave the file of another upload alone when the key is taken', async () => {
+      const key = newFileKey();
+      await (await upload(files[mode], { key }, 'first')).getResult();
+      const second = await upload(files[mode], { key }, 'second');
+      await expect(second.getResult()).rejects.toEqual(code('KEY_TAKEN'));
+      const presigned = await DBOS.startWorkflow(files[mode].presigned)({ key }, 5);
+      await expect(presigned.getResult()).rejects.toThrow(
+        mode === 'steps' ? /belongs to another file/ : /duplicate key/,
+      );
+      expect([await world.row(key), await world.object(key)]).toEqual(['active', 'first']);
+    });
+
+    it('leave the pending row of another upload alone, and remove what was put beside it', async () => {
+      const key = newFileKey();
+      const { post, finish, result } = await presign(files[mode], { key }, 5);
+      const second = await upload(files[mode], { key }, 'second');
+      await expect(second.getResult()).rejects.toThrow(mode === 'steps' ? /belongs to another file/ : /duplicate key/);
+      expect([await world.row(key), await world.object(key)]).toEqual(['pending', undefined]);
+      await submitForm(post, 'first');
+      await finish(true);
+      expect(await result()).toEqual({ key });
+      expect([await world.row(key), await world.object(key)]).toEqual(['active', 'first']);
+    });
+
+    it('clean up after a client that does not say in time that it is ready', async () => {
+      const key = newFileKey();
+      const { post, result } = await presign(files[mode], { key }, 1);
+      await submitForm(post, 'never announced');
+      await expect(result()).rejects.toEqual(code('NOT_FINISHED'));
+      await isGone(key);
+    });
+
+    it('clean up a late upload with a post that is still valid', async () => {
+      const key = newFileKey();
+      const { handle, post, finish, result } = await presign(files[mode], { key }, 3);
+      await finish(false);
+      await expect(result()).rejects.toEqual(code('NOT_FINISHED'));
+      expect(await world.row(key)).toBeUndefined();
+      expect((await submitForm(post, 'late')).status).toBe(204);
+      expect(await world.object(key)).toBe('late');
+      expect(await DBOS.getEvent<CleanUpStatus>(`${handle.workflowID}-cleanup`, 'cleanUp')).toMatchObject({
+        state: 'waiting',
+        key,
+      });
+      await cleanUpEnds(handle.workflowID);
+      expect(await world.object(key)).toBeUndefined();
+      expect((await submitForm(post, 'too late')).status).toBe(403);
+    });
+
+    it('do not activate what was never uploaded', async () => {
+      const key = newFileKey();
+      const { finish, result } = await presign(files[mode], { key }, 2);
+      await finish(true);
+      await expect(result()).rejects.toEqual(code('NOT_UPLOADED'));
+      expect(await world.row(key)).toBeUndefined();
+    });
+
+    it('undo an upload that is cancelled, and do not do it again when it is resumed', async () => {
+      const key = newFileKey();
+      const { handle, post, result } = await presign(files[mode], { key }, 2);
+      await submitForm(post, 'content');
+      await DBOS.cancelWorkflow(handle.workflowID);
+      await expect(result()).rejects.toThrow(/cancelled/);
+      await isGone(key);
+      const resumed = await DBOS.resumeWorkflow(handle.workflowID);
+      await expect(resumed.getResult()).rejects.toEqual(code('CLEANED_UP'));
+      expect(await world.row(key)).toBeUndefined();
+    });
+
+    it('finish a delete that is cancelled', async () => {
+      const key = newFileKey();
+      await (await upload(files[mode], { key }, 'content')).getResult();
+      broken.add(`deleteS3Object ${key}`);
+      const handle = await DBOS.startWorkflow(files[mode].delete)({ key });
+      await until('the row is gone', async () => ((await world.row(key)) === undefined ? true : undefined));
+      await DBOS.cancelWorkflow(handle.workflowID);
+      broken.clear();
+      await isGone(key);
+    });
+
+    it('keep row and object of a delete that the database refuses', async () => {
+      const key = newFileKey();
+      await (await upload(files[mode], { key }, 'content')).getResult();
+      await world.pool.query(`create table if not exists uses (file text references ${table})`);
+      await world.pool.query('insert into uses values ($1)', [key]);
+      const handle = await DBOS.startWorkflow(files[mode].delete)({ key });
+      await expect(handle.getResult()).rejects.toThrow(/foreign key/);
+      expect([await world.row(key), await world.object(key)]).toEqual(['active', 'content']);
+      expect(await DBOS.retrieveWorkflow(`${handle.workflowID}-cleanup`).getStatus()).toBeNull();
+    });
+
+    it('delete what is not there', async () => {
+      const handle = await DBOS.startWorkflow(files[mode].delete)({ key: newFileKey() });
+      await expect(handle.getResult()).resolves.toBeDefined();
+    });
+
+    it('say at once that there will be no post', async () => {
+      const key = newFileKey();
+      broken.add(`createPresignedPost ${key}`);
+      const handle = await DBOS.startWorkflow(files[mode].presigned)({ key }, 60);
+      expect(await DBOS.getEvent(handle.workflowID, 'uploadkey', { timeoutSeconds: 600 })).toBeNull();
+      await expect(handle.getResult()).rejects.toThrow('createPresignedPost is broken');
+      await isGone(key);
+    });
+
+    it('give up a presigned upload whose row was deleted meanwhile', async () => {
+      const key = newFileKey();
+      const { post, finish, result } = await presign(files[mode], { key }, 2);
+      await submitForm(post, 'content');
+      await world.pool.query(`delete from ${table} where key = $1`, [key]);
+      await finish(true);
+      await expect(result()).rejects.toThrow(/deleted meanwhile|no row/);
+      await isGone(key);
+    });
+  });
+
+  it('undo an upload whose own deadline has passed', async () => {
+    const key = newFileKey();
+    const handle = await DBOS.startWorkflow(files.steps.presigned, { timeoutMS: 500 })({ key }, 60);
+    await until('the pending row', () => world.row(key));
+    await expect(handle.getResult()).rejects.toThrow(/cancelled/);
+    await isGone(key);
+  });
+
+  it('refuse other contents than were announced', async () => {
+    const sha256 = createHash('sha256').update('announced').digest('hex');
+    const key = newFileKey();
+    const { post, finish, result } = await presign(files.steps, { key }, 5, { size: 9, sha256 });
+    expect((await submitForm(post, 'announced too')).status).toBe(400);
+    expect((await submitForm(post, 'ANNOUNCED')).status).toBe(400);
+    expect((await submitForm(post, 'announced')).status).toBe(204);
+    await finish(true);
+    expect(await result()).toEqual({ key });
+  });
+
+  it.each([
+    ['another size', 'announced too', false],
+    ['other bytes', 'ANNOUNCED', false],
+    ['other bytes, with a checksum', 'ANNOUNCED', true],
+  ])('do not activate %s, should the server let it pass', async (_what, content, withChecksum) => {
+    const sha256 = createHash('sha256').update('announced').digest('hex');
+    const key = newFileKey();
+    const { finish, result } = await presign(files.steps, { key }, 2, { size: 9, sha256 });
+    const put = { Bucket: world.bucket, Key: key, Body: content };
+    await world.client.send(new PutObjectCommand({ ...put, ...(withChecksum ? { ChecksumAlgorithm: 'SHA256' } : {}) }));
+    await finish(true);
+    await expect(result()).rejects.toEqual(code('WRONG_CONTENT'));
+    await isGone(key);
+  });
+
+  it('activate unchecked without a validator, and say so when they are registered', async () => {
+    expect(warnings.filter((line) => line.includes('neither headS3Object nor validateS3Upload'))).toHaveLength(1);
+    const key = newFileKey();
+    const { finish, result } = await presign(unchecked, { key }, 5);
+    await finish(true);
+    expect(await result()).toEqual({ key });
+  });
+
+  it('refuse large strings and bytes, and say what to do', async () => {
+    for (const content of ['äöäöäö', new Uint8Array(11)]) {
+      const key = newFileKey();
+      const handle = await upload(strict, { key }, content);
+      await expect(handle.getResult()).rejects.toEqual(code('CONTENT_TOO_LARGE'));
+      await expect(handle.getResult()).rejects.toThrow(/upload \{ path \}/);
+      expect(await world.object(key)).toBeUndefined();
+    }
+  });
+
+  it('do not reuse a key that is still being cleaned up', async () => {
+    const key = newFileKey();
+    broken.add(`newActiveFile ${key}`).add(`deleteS3Object ${key}`);
+    const first = await upload(strict, { key }, 'first');
+    await expect(first.getResult()).rejects.toThrow('newActiveFile is broken');
+    broken.delete(`newActiveFile ${key}`);
+    await expect((await upload(strict, { key }, 'second')).getResult()).rejects.toEqual(code('KEY_TAKEN'));
+    broken.clear();
+    await cleanUpEnds(first.workflowID);
+    await (await upload(strict, { key }, 'third')).getResult();
+    expect([await world.row(key), await world.object(key)]).toEqual(['active', 'third']);
+  });
+
+  it('delete again when the posts of a deleted file have expired', async () => {
+    const key = newFileKey();
+    const { post, finish, result } = await presign(strict, { key }, 3);
+    await submitForm(post, 'first');
+    await finish(true);
+    await result();
+    await (await DBOS.startWorkflow(strict.delete)({ key })).getResult();
+    expect((await submitForm(post, 'once more')).status).toBe(204);
+    expect(await world.object(key)).toBe('once more');
+    await isGone(key);
+  });
+
+  it('go on in a new workflow when a clean-up fails a hundred times', async () => {
+    const key = newFileKey();
+    broken.add(`newActiveFile ${key}`).add(`deleteS3Object ${key}`);
+    const handle = await upload(restless, { key }, 'content');
+    const second = DBOS.retrieveWorkflow(`${handle.workflowID}-cleanup-2`);
+    await until('the second part', async () => (await second.getStatus()) ?? undefined);
+    expect(await cleanUpEnds(handle.workflowID)).toEqual({ continuedBy: second.workflowID });
+    const third = DBOS.retrieveWorkflow(`${handle.workflowID}-cleanup-3`);
+    await until('the third part', async () => (await third.getStatus()) ?? undefined);
+    expect(await DBOS.getEvent(third.workflowID, 'cleanUp')).toMatchObject({ stuckOn: 'deleteS3Object' });
+    broken.clear();
+    await third.getResult();
+    expect(await world.object(key)).toBeUndefined();
+  });
+
+  it('undo what was cancelled while no process ran, and only that', async () => {
+    const [waiting, done] = [newFileKey(), newFileKey()];
+    const { handle } = await presign(files.steps, { key: waiting }, 60);
+    const finished = await upload(files.steps, { key: done }, 'done');
+    await finished.getResult();
+    await DBOS.shutdown();
+    const client = await DBOSClient.create({ systemDatabaseUrl: world.databaseUrl });
+    await client.cancelWorkflow(handle.workflowID);
+    // as if the cancel had come between the last step and the end
+    await world.pool.query(`update dbos.workflow_status set status = 'CANCELLED' where workflow_uuid = $1`, [
+      finished.workflowID,
+    ]);
+    await client.destroy();
+    expect(await world.row(waiting)).toBe('pending');
+    await DBOS.launch();
+    await isGone(waiting);
+    expect([await world.row(done), await world.object(done)]).toEqual(['active', 'done']);
+  });
+});
