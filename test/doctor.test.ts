@@ -433,6 +433,16 @@ describeWith(describe, 'a bucket', s3, (gateway) => {
     expectCause(await onBucket(ahead), 'store.clock', /20 minutes ahead of ours/, /NTP/);
   });
 
+  it('is on a server that refuses us because of the time', async () => {
+    const refusing = await behind({
+      instead: ({ headers }) =>
+        headers.authorization === undefined
+          ? undefined
+          : { status: 403, body: '<Error><Code>RequestTimeTooSkewed</Code></Error>' },
+    });
+    expectCause(await onBucket(refusing), 'store.clock', /more than 15 minutes apart/, /NTP/);
+  });
+
   it('deletes blobs by itself', async () => {
     const rule = (id: string, prefix: string): string =>
       `<Rule><ID>${id}</ID><Status>Enabled</Status><Filter><Prefix>${prefix}</Prefix></Filter><Expiration><Days>30</Days></Expiration></Rule>`;

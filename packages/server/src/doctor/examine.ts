@@ -6,9 +6,7 @@
  *   runtime, limits, service, project           beside them
  */
 import { setTimeout as delay } from 'node:timers/promises';
-import type { BlobStore } from '@large-payload/core';
 import type { Config } from '../config/settings.js';
-import { judgeForeign, judgeOwner, ownerOf } from './catalog-owner.js';
 import { dataDirFacts, judgeDataDir, usesDataDir } from './data-dir.js';
 import { type Finding, fail, findingKinds, ok } from './finding.js';
 import { defaultThresholdBytes, judgeLimits } from './limits.js';
@@ -19,7 +17,7 @@ import { type ProjectGraph, readProjectGraph } from './project-graph.js';
 import { judgeRuntime, type RuntimeFacts, runtimeFacts } from './runtime.js';
 import { checkService } from './service.js';
 import { judgeProblems, judgeSettings } from './settings.js';
-import { checkStore, withStore } from './store.js';
+import { checkOwner, checkStore } from './store.js';
 import { messageOf } from './words.js';
 
 export interface Examination {
@@ -39,7 +37,7 @@ export interface Examination {
 }
 
 type Check = (signal: AbortSignal) => Promise<readonly Finding[]>;
-type RunCheck = (name: string, check: Check, timeoutMs?: number) => Promise<readonly Finding[]>;
+type RunCheck = (name: string, check: Check) => Promise<readonly Finding[]>;
 
 /** An embedded database may have to recover first. */
 const defaultTimeoutMs = 60_000;
@@ -52,7 +50,7 @@ export async function examine(examination: Examination): Promise<Finding[]> {
   const { thresholdBytes = defaultThresholdBytes } = examination;
   const config = 'problems' in settings ? undefined : settings;
   const runtime = examination.runtime ?? runtimeFacts();
-  const within: RunCheck = (name, check, ms = timeoutMs) => runCheck(name, check, ms, signal);
+  const within: RunCheck = (name, check) => runCheck(name, check, timeoutMs, signal);
   const checks = [
     within('settings', async () =>
       'problems' in settings ? judgeProblems(settings.problems) : judgeSettings(settings),
@@ -61,7 +59,7 @@ export async function examine(examination: Examination): Promise<Finding[]> {
   ];
   if (config !== undefined) {
     const { maxBlobBytes } = config;
-    checks.push(checkPlaces(config, within, timeoutMs));
+    checks.push(checkPlaces(config, within));
     checks.push(within('limits', async () => judgeLimits({ thresholdBytes, maxBlobBytes })));
   }
   if (url !== undefined) checks.push(within('the service', (ended) => checkService(url, ended)));
@@ -99,7 +97,7 @@ async function runCheck(
 }
 
 /** The data directory first, as it is before anything is tried; then database and store at once, and whether they belong together. */
-async function checkPlaces(config: Config, within: RunCheck, timeoutMs: number): Promise<readonly Finding[]> {
+async function checkPlaces(config: Config, within: RunCheck): Promise<readonly Finding[]> {
   const dataDir = usesDataDir(config)
     ? await within('the data directory', async () => judgeDataDir(await dataDirFacts(config.dataDir), config))
     : [];
@@ -114,25 +112,15 @@ async function checkPlaces(config: Config, within: RunCheck, timeoutMs: number):
     facts = look.facts;
     return look.findings;
   };
-  // shorter, because the store waits for it
-  const database =
-    isUsable || !isDatabaseHere ? within('Postgres', lookAtDatabase, timeoutMs * 0.75) : Promise.resolve([]);
-  const lookAtStore: Check = (signal) =>
-    withStore(config, { signal }, async (store) => {
-      const findings = await checkStore(store, config, { signal });
-      await database;
-      return [...findings, ...(await checkOwner(store, facts))];
-    });
+  const hasDatabase = isUsable || !isDatabaseHere;
   const hasStore = config.store !== 'memory' && (isUsable || !isStoreHere);
-  const store = hasStore ? within('the store', lookAtStore) : Promise.resolve([]);
-  return [...dataDir, ...(await database), ...(await store)];
-}
-
-async function checkOwner(store: BlobStore, facts: PostgresFacts | undefined): Promise<Finding[]> {
-  if (facts === undefined) return []; // the database could not be reached
-  const found = await ownerOf(store);
-  if ('foreign' in found) return [judgeForeign(found.foreign)];
-  return [judgeOwner({ ...found, ...(facts.catalogId === undefined ? {} : { catalogId: facts.catalogId }) })];
+  const [database, store] = await Promise.all([
+    hasDatabase ? within('Postgres', lookAtDatabase) : [],
+    hasStore ? within('the store', (signal) => checkStore(config, { signal })) : [],
+  ]);
+  const areReached = facts !== undefined && store.some(({ id, severity }) => id === 'store.reach' && severity === 'ok');
+  const owner = areReached ? await within('the catalog', () => checkOwner(config, facts?.catalogId)) : [];
+  return [...dataDir, ...database, ...store, ...owner];
 }
 
 async function checkProject(dir: string, nodeVersion: string, signal: AbortSignal): Promise<Finding[]> {

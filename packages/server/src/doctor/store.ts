@@ -3,6 +3,7 @@ import { type BlobStore, type BucketSettings, type CallOptions, isLpsError } fro
 import type { Config } from '../config/settings.js';
 import { fileStoreDir, openStore } from '../open-store.js';
 import { judgeBucket } from './bucket-settings.js';
+import { judgeForeign, judgeOwner, ownerOf } from './catalog-owner.js';
 import { judgeClock } from './clock.js';
 import { withoutNewDirectories } from './data-dir.js';
 import { type Finding, info, ok } from './finding.js';
@@ -10,39 +11,45 @@ import { storeFailure } from './store-failure.js';
 import { probeStore } from './store-probe.js';
 import { messageOf } from './words.js';
 
-/** Opens the store, hands it to `run` when it can be used, and lets go of it; new directories of a file store go again. */
-export async function withStore(
-  config: Config,
-  call: CallOptions,
-  run: (store: BlobStore) => Promise<Finding[]>,
-): Promise<Finding[]> {
-  const check = async (): Promise<Finding[]> => {
-    let store: BlobStore;
-    try {
-      store = await openStore(config);
-    } catch (error) {
-      return [storeFailure('store.reach', config.store, error)];
-    }
-    try {
+/** Whether it can be used; then what it does, by doing, and what the bucket's settings do. */
+export async function checkStore(config: Config, call: CallOptions): Promise<Finding[]> {
+  try {
+    return await withStore(config, async (store) => {
       const { findings, isUsable } = await reach(store, config, call);
-      return isUsable ? oneClock([...findings, ...(await run(store))]) : findings;
+      if (!isUsable) return findings;
+      const [done, told] = await Promise.all([probeStore(store, call), askBucket(store, config, call)]);
+      return oneClock([...findings, ...done, ...told]);
+    });
+  } catch (error) {
+    if (call.signal?.aborted) throw error;
+    return [storeFailure('store.reach', config.store, error)];
+  }
+}
+
+/** Whether store and catalog belong together. */
+export async function checkOwner(config: Config, catalogId: string | undefined): Promise<Finding[]> {
+  const found = await withStore(config, ownerOf);
+  if ('foreign' in found) return [judgeForeign(found.foreign)];
+  return [judgeOwner({ ...found, ...(catalogId === undefined ? {} : { catalogId }) })];
+}
+
+/** Opens the store and lets go of it; new directories of a file store go again. */
+function withStore<T>(config: Config, run: (store: BlobStore) => Promise<T>): Promise<T> {
+  const whole = async (): Promise<T> => {
+    const store = await openStore(config);
+    try {
+      return await run(store);
     } finally {
       await store.close?.();
     }
   };
-  return config.store === 'file' ? withoutNewDirectories(fileStoreDir(config.dataDir), check) : check();
+  return config.store === 'file' ? withoutNewDirectories(fileStoreDir(config.dataDir), whole) : whole();
 }
 
 /** The SDK goes by the server's clock, so a wrong one has some requests refused as well: that is the same cause. */
 function oneClock(findings: readonly Finding[]): Finding[] {
   const clock = findings.find(({ id }) => id === 'store.clock');
   return findings.filter((finding) => finding.id !== 'store.clock' || finding === clock);
-}
-
-/** By doing, and what its settings say. */
-export async function checkStore(store: BlobStore, config: Config, call: CallOptions): Promise<Finding[]> {
-  const [done, told] = await Promise.all([probeStore(store, call), askBucket(store, config, call)]);
-  return [...done, ...told];
 }
 
 async function reach(
