@@ -16,7 +16,7 @@ interface DoctorFlags {
   readonly json?: boolean;
 }
 
-const maxWidth = 110;
+const [minWidth, maxWidth] = [60, 110];
 const size = bytes(0, 1024 ** 4, '128kB');
 const serviceUrl = url({
   schemes: ['http:', 'https:'],
@@ -68,7 +68,8 @@ async function doctor(command: Command, flags: DoctorFlags, terminal: Terminal):
     ...(flags.threshold === undefined ? {} : { thresholdBytes: flags.threshold }),
   });
   const { stdout, env } = terminal;
-  const width = Math.min(maxWidth, stdout.columns ?? maxWidth);
+  // some terminals say 0, and in a narrow one long lines read better than single words
+  const width = Math.max(minWidth, Math.min(maxWidth, stdout.columns || maxWidth));
   const isColoured = stdout.isTTY === true && !env.NO_COLOR && env.TERM !== 'dumb';
   stdout.write(flags.json ? reportJson(findings) : reportText(findings, { width, isColoured }));
   // the report has said it all
