@@ -292,6 +292,32 @@ describeWith(describe, 'the DBOS workflows', s3, (s3) => {
     expect(await result()).toEqual({ key });
   });
 
+  it('roll back what an execution did that has lost its workflow meanwhile', async () => {
+    const key = newFileKey();
+    const blocker = await world.pool.connect();
+    await blocker.query('begin');
+    await blocker.query(`insert into files (key, state, upload_id, record) values ($1, 'pending', 'x', '{}')`, [key]);
+    const handle = await upload(files.steps, { key }, 'content');
+    await until('the insert to wait', async () => {
+      const { rowCount } = await world.pool.query(
+        `select 1 from pg_locks where locktype = 'transactionid' and not granted`,
+      );
+      return rowCount === 1 ? true : undefined;
+    });
+    const update = 'update dbos.workflow_status set owner_xid = $2 where workflow_uuid = $1';
+    await world.pool.query(update, [handle.workflowID, 'another process']);
+    await blocker.query('rollback');
+    blocker.release();
+    await until('the warning of DBOS', async () =>
+      warnings.some((line) => line.includes(`${handle.workflowID} is no longer owned`)) ? true : undefined,
+    );
+    expect(await world.row(key)).toBeUndefined();
+    expect(await DBOS.retrieveWorkflow(`${handle.workflowID}-cleanup`).getStatus()).toBeNull();
+    await DBOS.cancelWorkflow(handle.workflowID); // the other process does not exist
+    await expect(handle.getResult()).rejects.toThrow();
+    await world.removeObject(key);
+  });
+
   it('refuse large strings and bytes, and say what to do', async () => {
     for (const content of ['äöäöäö', new Uint8Array(11)]) {
       const key = newFileKey();

@@ -73,7 +73,7 @@ export async function launchDbos(databaseUrl: string): Promise<void> {
     name: 'files',
     systemDatabaseUrl: databaseUrl,
     applicationVersion: '1',
-    logLevel: 'error',
+    logLevel: 'warn',
     runAdminServer: false,
   });
   await DBOS.launch();
