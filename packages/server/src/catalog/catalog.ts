@@ -75,8 +75,8 @@ export interface Catalog {
   adopt(key: BlobKey, physicalKey: string, size: number): Promise<BlobRow | undefined>;
   /** The object of this generation, live or only being uploaded, is missing or fails its digest. Tells the other replicas. */
   markDamaged(row: Pick<BlobRow, 'id' | 'generation'>): Promise<void>;
-  /** Ends expired leases, at most `limit` of them: `present` says whether the object is there and right. Returns how many. */
-  sweepLeases(present: (physicalKey: string) => Promise<boolean>, limit: number): Promise<number>;
+  /** Ends expired leases, at most `limit` of them: `sizeOf` gives the bytes of an object that is there and right. Returns how many. */
+  sweepLeases(sizeOf: (physicalKey: string) => Promise<number | undefined>, limit: number): Promise<number>;
   /** The rows of a namespace behind `after` (a key) in key order of the catalog, at most `limit`: keyset pagination. */
   list(namespace: string, options: { prefix?: string; after?: string; limit: number }): Promise<BlobRow[]>;
   /** This catalog's own id, made at its first start. */

@@ -117,8 +117,8 @@ describe('an export, read into an empty catalog', () => {
     for (const key of [stored, broken]) await from.force(key, 'uploading');
     await imported(to, await exported(from));
     const catalog = await to.open({ cacheEntries: 0 });
-    const isThere = async (key: string): Promise<boolean> => key.includes(stored.digest);
-    expect(await catalog.sweepLeases(isThere, 10)).toBe(2);
+    const sizeOf = async (key: string): Promise<number | undefined> => (key.includes(stored.digest) ? 10 : undefined);
+    expect(await catalog.sweepLeases(sizeOf, 10)).toBe(2);
     expect(await to.read(stored)).toMatchObject({ state: 'live', leases: 0 });
     expect(await to.read(broken)).toBeUndefined();
   });

@@ -2,7 +2,7 @@
  * Ends leases whose holder died. Claim, ask the store, settle: nothing is locked while the store is asked, and what
  * the store said counts only for the generation and the lease that it was asked about.
  *
- *   object present   the row becomes live: nothing is readable in a store unless it is right
+ *   object present   the row becomes live, with the object's own size: the row's is what an uploader announced
  *   object absent    the lease goes, and the row unless somebody else uploads or has committed
  */
 
@@ -12,24 +12,22 @@ import type { statements } from './sql.js';
 
 type Statements = ReturnType<typeof statements>;
 
+/** The bytes of the object at a physical key, when it is there and right. */
+export type SizeOf = (physicalKey: string) => Promise<number | undefined>;
+
 /** How long a sweeper may take before another one may claim the same leases. */
 const claimMs = 120_000;
 const questionsAtOnce = 8;
 
-/** Returns how many leases ended. When `present` fails, that lease is left for later and the first error is thrown at the end. */
-export async function sweepLeases(
-  database: Database,
-  sql: Statements,
-  present: (physicalKey: string) => Promise<boolean>,
-  limit: number,
-): Promise<number> {
+/** Returns how many leases ended. When `sizeOf` fails, that lease is left for later and the first error is thrown at the end. */
+export async function sweepLeases(database: Database, sql: Statements, sizeOf: SizeOf, limit: number): Promise<number> {
   const claims = await database.run(sql.claimExpired, [limit, claimMs]);
   const errors: unknown[] = [];
   let ended = 0;
   const work = async (): Promise<void> => {
     for (let claim = claims.pop(); claim !== undefined; claim = claims.pop()) {
       try {
-        if (await settle(database, sql, claim, present)) ended++;
+        if (await settle(database, sql, claim, sizeOf)) ended++;
       } catch (error) {
         errors.push(error);
       }
@@ -40,17 +38,13 @@ export async function sweepLeases(
   return ended;
 }
 
-async function settle(
-  database: Database,
-  sql: Statements,
-  claim: Row,
-  present: (physicalKey: string) => Promise<boolean>,
-): Promise<boolean> {
+async function settle(database: Database, sql: Statements, claim: Row, sizeOf: SizeOf): Promise<boolean> {
   // Not `uploading` in this generation any more: there is nothing to find out.
   if (claim.namespace !== null) {
     const suffix = String(claim.physical_suffix);
-    if (await present(physicalKeyOf(keyOf(claim, String(claim.namespace)), suffix))) {
-      const values = [claim.blob_id, claim.generation, suffix, claim.id, claim.epoch];
+    const size = await sizeOf(physicalKeyOf(keyOf(claim, String(claim.namespace)), suffix));
+    if (size !== undefined) {
+      const values = [claim.blob_id, claim.generation, suffix, claim.id, claim.epoch, size];
       return (await database.run(sql.settlePresent, values)).length > 0;
     }
   }

@@ -120,7 +120,7 @@ class World {
     },
     sweep: async (_key, catalog) => {
       await fixture.expireLeases();
-      await catalog.sweepLeases(async (physicalKey) => this.store.has(physicalKey), 10);
+      await catalog.sweepLeases(async (physicalKey) => (this.store.has(physicalKey) ? 10 : undefined), 10);
     },
     quarantine: (key) => this.#lifecycle(key, `state = 'quarantined', quarantined_at = now()`, `state = 'live'`),
     retire: async (key) => {

@@ -112,7 +112,7 @@ describe('outages', () => {
       () => catalog.touch([row]),
       () => catalog.adopt(key, row.physicalKey, 10),
       () => catalog.markDamaged(row),
-      () => catalog.sweepLeases(async () => true, 10),
+      () => catalog.sweepLeases(async () => 10, 10),
       () => catalog.list('orders', { limit: 10 }),
       () => catalog.ping(),
       () => fixture.open({ schema: 'another' }),

@@ -86,7 +86,7 @@ describe('at once', () => {
     await fixture.expireLeases();
     const ended = await catalog.sweepLeases(async () => {
       await beginUpload(catalog, key);
-      return false;
+      return undefined;
     }, 10);
     expect(ended).toBe(1);
     expect(await fixture.read(key)).toMatchObject({ state: 'uploading', leases: 1 });
@@ -101,7 +101,7 @@ describe('at once', () => {
     await catalog.sweepLeases(async (physicalKey) => {
       if (physicalKey === toCommit.physicalKey) await catalog.commit(toCommit, 10);
       else expect(await catalog.renew(toRenew)).toBe(true);
-      return false;
+      return undefined;
     }, 10);
     expect((await fixture.read(committed))?.state).toBe('live');
     expect(await fixture.read(renewed)).toMatchObject({ state: 'uploading', leases: 1 });
@@ -115,7 +115,7 @@ describe('at once', () => {
       await fixture.expireLeases();
       await catalog.sweepLeases(async () => {
         await fixture.force(key, state);
-        return true;
+        return 10;
       }, 10);
       expect(await fixture.read(key)).toMatchObject({ state, leases: 0 });
     }
@@ -127,11 +127,11 @@ describe('at once', () => {
     for (let index = 0; index < 60; index++) await beginUpload(catalog, newKey());
     await fixture.expireLeases();
     const asked: string[] = [];
-    const present = async (physicalKey: string): Promise<boolean> => {
+    const sizeOf = async (physicalKey: string): Promise<number | undefined> => {
       asked.push(physicalKey);
-      return asked.length % 2 === 0;
+      return asked.length % 2 === 0 ? 10 : undefined;
     };
-    const ended = await Promise.all([catalog.sweepLeases(present, 40), other.sweepLeases(present, 40)]);
+    const ended = await Promise.all([catalog.sweepLeases(sizeOf, 40), other.sweepLeases(sizeOf, 40)]);
     expect(ended[0] + ended[1]).toBe(60);
     expect(new Set(asked).size).toBe(60);
   });
@@ -143,7 +143,7 @@ describe('at once', () => {
     await fixture.expireLeases();
     const [commits] = await Promise.all([
       Promise.all(leases.map((held) => catalog.commit(held, 10))),
-      catalog.sweepLeases(async () => false, 40),
+      catalog.sweepLeases(async () => undefined, 40),
     ]);
     expect(commits.every((commit) => commit?.outcome === 'created')).toBe(true);
     for (const key of keys) expect((await fixture.read(key))?.state).toBe('live');
@@ -154,7 +154,7 @@ describe('at once', () => {
     const key = newKey();
     const held = await beginUpload(catalog, key);
     await fixture.expireLeases();
-    const ended = await catalog.sweepLeases(async () => catalog.renew(held), 10);
+    const ended = await catalog.sweepLeases(async () => ((await catalog.renew(held)) ? 10 : undefined), 10);
     expect(ended).toBe(0);
     expect(await fixture.read(key)).toMatchObject({ state: 'live', leases: 1 });
     expect((await catalog.commit(held, 10))?.outcome).toBe('exists');

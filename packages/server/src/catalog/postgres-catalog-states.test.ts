@@ -73,11 +73,11 @@ const calls: Calls = {
   },
   async sweepPresent() {
     await fixture.expireLeases();
-    return `ended ${await catalog.sweepLeases(async () => true, 10)}`;
+    return `ended ${await catalog.sweepLeases(async () => 10, 10)}`;
   },
   async sweepAbsent() {
     await fixture.expireLeases();
-    return `ended ${await catalog.sweepLeases(async () => false, 10)}`;
+    return `ended ${await catalog.sweepLeases(async () => undefined, 10)}`;
   },
 };
 

@@ -116,7 +116,7 @@ describe('sweep', () => {
     await fixture.removeLeases();
     const key = newKey();
     await beginUpload(catalog, key);
-    expect(await catalog.sweepLeases(async () => false, 10)).toBe(0);
+    expect(await catalog.sweepLeases(async () => undefined, 10)).toBe(0);
     expect((await fixture.read(key))?.leases).toBe(1);
   });
 
@@ -126,7 +126,7 @@ describe('sweep', () => {
     await fixture.expireLeases();
     const swept = catalog.sweepLeases(async (physicalKey) => {
       if (physicalKey === leases[0]?.physicalKey) throw new Error('the store is away');
-      return true;
+      return 10;
     }, 10);
     await expect(swept).rejects.toThrow('the store is away');
     const { rows } = await fixture.sql.query(`SELECT id FROM ${fixture.schema}.lease`);
@@ -142,8 +142,17 @@ describe('sweep', () => {
     }
     await fixture.expireLeases();
     const asked: string[] = [];
-    expect(await catalog.sweepLeases(async (physicalKey) => asked.push(physicalKey) > 0, 10)).toBe(4);
+    expect(await catalog.sweepLeases(async (physicalKey) => asked.push(physicalKey) && 10, 10)).toBe(4);
     expect(asked).toEqual([]);
+  });
+
+  it('makes a row live with the size of its object, whatever was announced', async () => {
+    await fixture.removeLeases();
+    const key = newKey();
+    await beginUpload(catalog, key);
+    await fixture.expireLeases();
+    await catalog.sweepLeases(async () => 12_345, 10);
+    expect(await catalog.lookup(key)).toMatchObject({ state: 'live', size: 12_345 });
   });
 
   it('asks about the physical key of a later generation', async () => {
@@ -153,7 +162,7 @@ describe('sweep', () => {
     const held = await beginUpload(catalog, key);
     await fixture.expireLeases();
     const asked: string[] = [];
-    await catalog.sweepLeases(async (physicalKey) => asked.push(physicalKey) > 0, 10);
+    await catalog.sweepLeases(async (physicalKey) => asked.push(physicalKey) && 10, 10);
     expect(asked).toEqual([held.physicalKey]);
     expect(await fixture.read(key)).toMatchObject({ state: 'live', generation: 2, physicalKey: held.physicalKey });
   });

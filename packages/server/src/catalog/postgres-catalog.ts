@@ -12,7 +12,7 @@ import pg from 'pg';
 import { keyColumns, keyOf, logicalKey, type Protection, suffixOf, toLiveRow } from './blob-record.js';
 import type { Beginning, BlobRow, Catalog, Commit, Lease } from './catalog.js';
 import { asOpenError, connectionSettings, type Database, openDatabase, type Row } from './database.js';
-import { endLease, sweepLeases } from './lease-sweep.js';
+import { endLease, type SizeOf, sweepLeases } from './lease-sweep.js';
 import { prefixBounds } from './list-range.js';
 import { migrate, readMigrations } from './migrate.js';
 import { moment, RowCache } from './row-cache.js';
@@ -271,8 +271,8 @@ class PostgresCatalog implements Catalog {
     this.#cache.evict(row.id);
   }
 
-  sweepLeases(present: (physicalKey: string) => Promise<boolean>, limit: number): Promise<number> {
-    return sweepLeases(this.#database, this.#sql, present, limit);
+  sweepLeases(sizeOf: SizeOf, limit: number): Promise<number> {
+    return sweepLeases(this.#database, this.#sql, sizeOf, limit);
   }
 
   async list(namespace: string, options: { prefix?: string; after?: string; limit: number }): Promise<BlobRow[]> {

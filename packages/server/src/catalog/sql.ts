@@ -201,12 +201,12 @@ function leaseStatements(blob: string, lease: string) {
       FROM claimed LEFT JOIN ${blob} b
         ON b.id = claimed.blob_id AND b.generation = claimed.generation AND b.state = 'uploading'`,
     ),
-    /** The object is there. $1 blob, $2 generation, $3 suffix, $4 lease, $5 epoch. True whoever else uploads. */
+    /** The object is there. $1 blob, $2 generation, $3 suffix, $4 lease, $5 epoch, $6 size. True whoever else uploads. */
     settlePresent: named(
       'settle_present',
       `
       WITH revived AS (
-        UPDATE ${blob} SET state = 'live', touched_at = greatest(touched_at, now())
+        UPDATE ${blob} SET state = 'live', size = $6, touched_at = greatest(touched_at, now())
         WHERE id = $1 AND generation = $2 AND physical_suffix = $3 AND state = 'uploading' RETURNING id
       ), revived_first AS (SELECT count(*) FROM revived)
       DELETE FROM ${lease} USING revived_first WHERE id = $4 AND epoch = $5 RETURNING id`,
