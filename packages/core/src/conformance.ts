@@ -264,6 +264,13 @@ const tests: Record<string, Test> = {
     assert.equal((await keysOf(store, `/blobs/${namespace}`)).length, 4);
   },
 
+  async 'lists everything'(store) {
+    const samples = ['one', 'two'].map((name) => sample(5, `${name}-${randomBytes(6).toString('hex')}`));
+    for (const { key, bytes, expect } of samples) await store.put(key, bytes, expect);
+    const everything = new Set(await keysOf(store, ''));
+    for (const { key } of samples) assert.ok(everything.has(key), `${key} is among everything`);
+  },
+
   async 'lists more than a page of a bucket'(store) {
     const namespace = `pages-${randomBytes(6).toString('hex')}`;
     const samples = Array.from({ length: 1005 }, () => sample(8, namespace));
