@@ -20,6 +20,7 @@ const kinds = {
   ROUTE_NOT_FOUND: { status: 404, retryable: false },
   BLOB_NOT_FOUND: { status: 404, retryable: false },
   BLOB_DAMAGED: { status: 404, retryable: false },
+  WORKFLOW_NOT_FOUND: { status: 404, retryable: false },
   METHOD_NOT_ALLOWED: { status: 405, retryable: false },
   TOO_SLOW: { status: 408, retryable: true },
   LENGTH_REQUIRED: { status: 411, retryable: false },

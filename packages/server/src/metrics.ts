@@ -20,6 +20,8 @@ export interface MetricSources {
   uploadsInFlight(): number;
   /** Absent without a catalog. */
   poolStats?(): { total: number; idle: number; waiting: number };
+  /** Absent without durable work. */
+  durable?(): { running: boolean; leads: boolean; stranded: number };
 }
 
 export interface MetricOptions {
@@ -103,6 +105,7 @@ export function createMetrics(sources: MetricSources, options: MetricOptions = {
   });
   const { poolStats } = sources;
   if (poolStats !== undefined) watchPool(poolStats, registers);
+  if (sources.durable !== undefined) watchDurable(sources.durable, registers);
 
   return {
     registry,
@@ -138,4 +141,26 @@ function watchPool(poolStats: NonNullable<MetricSources['poolStats']>, registers
       this.set({ state: 'waiting' }, waiting);
     },
   });
+}
+
+function watchDurable(durable: NonNullable<MetricSources['durable']>, registers: Registry[]): void {
+  const gauges = [
+    ['lps_durable_running', 'Whether this replica runs workflows', ({ running }) => Number(running)],
+    ['lps_leader', 'Whether this replica leads; the sum over all of them is 1', ({ leads }) => Number(leads)],
+    [
+      'lps_workflows_stranded',
+      'Unfinished workflows whose code no replica has; counted by the leader',
+      ({ stranded }) => stranded,
+    ],
+  ] as const satisfies [string, string, (state: ReturnType<typeof durable>) => number][];
+  for (const [name, help, numberOf] of gauges) {
+    new Gauge({
+      name,
+      help,
+      registers,
+      collect() {
+        this.set(numberOf(durable()));
+      },
+    });
+  }
 }

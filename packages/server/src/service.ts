@@ -3,7 +3,8 @@
  *
  *   observed(catalogued(cached(checked(store))))       the stores that core opens are checked already
  *
- * Start: database, catalog, store, whose bucket it is, HTTP. Close: the other way round.
+ * Start: database, catalog, store, whose bucket it is, durable work (in the background), HTTP. Close: the other way
+ * round, so that a request under way may still begin a workflow.
  */
 import { mkdir } from 'node:fs/promises';
 import type { AddressInfo } from 'node:net';
@@ -16,11 +17,14 @@ import { ownDataDir } from './catalog/embedded-postgres-owner.js';
 import { openCatalog } from './catalog/postgres-catalog.js';
 import { catalogued } from './catalogued.js';
 import type { Config } from './config/settings.js';
-import { hashObject } from './hash-object.js';
+import { embeddedConnections } from './durable/connections.js';
+import { type DurableState, startDurable } from './durable/durable.js';
+import { removeTemporaryFiles, sweepLeasesTask, tidyFiles } from './durable/housekeeping.js';
+import { workflows } from './durable/workflows.js';
 import { createApp } from './http/app.js';
 import { inSpan } from './http/trace.js';
 import { createMetrics, type Metrics } from './metrics.js';
-import { type OpenedStore, openStore } from './open-store.js';
+import { openStore } from './open-store.js';
 import { version } from './version.js';
 
 export interface Service {
@@ -30,10 +34,6 @@ export interface Service {
   close(): Promise<void>;
 }
 
-/** How often the housekeeping runs: expired leases, and temporary files that nobody writes any more. */
-const housekeepingMs = 60_000;
-const leasesPerRound = 1000;
-const oldTemporaryFileMs = 3_600_000;
 const claimRetryMs = 2000;
 
 /** Starts everything; what fails on the way is undone. Throws LpsError. */
@@ -57,14 +57,20 @@ async function start(
   closing: (() => Promise<unknown>)[],
   closeAll: () => Promise<void>,
 ): Promise<Service> {
-  const catalog = await openDatabase(config, logger, closing);
+  const database = await openDatabase(config, logger, closing);
+  const { catalog } = database;
   closing.push(() => catalog.close());
   const store = await openStore(config);
   closing.push(async () => store.close?.());
   if (store.janitor !== undefined) await removeTemporaryFiles(store, 0, logger); // nobody writes yet
 
   let inFlight = (): number => 0;
-  const metrics = createMetrics({ uploadsInFlight: () => inFlight(), poolStats: () => catalog.stats() });
+  let durableState = (): DurableState => ({ running: false, leads: false, stranded: 0 });
+  const metrics = createMetrics({
+    uploadsInFlight: () => inFlight(),
+    poolStats: () => catalog.stats(),
+    durable: () => durableState(),
+  });
   const cache = await withCache(store, config, metrics, logger);
   const owned = await claim(cache, catalog, logger, closing);
   const layered = withObserver(
@@ -72,6 +78,28 @@ async function start(
     metrics,
     logger,
   );
+
+  const durable = startDurable({
+    databaseUrl: database.url,
+    isAlone: database.isEmbedded,
+    schema: config.databaseSchema,
+    workflows,
+    log: logger,
+    replicaTimeoutMs: config.replicaTimeoutMs,
+    retentionMs: config.workflowRetentionMs,
+    tasks: [sweepLeasesTask(store, catalog, logger)],
+    onStranded(byVersion) {
+      metrics.alarm('workflows_stranded');
+      logger.error(
+        { alarm: 'workflows_stranded', versions: Object.fromEntries(byVersion) },
+        alarmText.workflows_stranded,
+      );
+    },
+  });
+  durableState = () => durable.state();
+  let drainUntilMs = 0;
+  closing.push(() => durable.close(Math.max(0, drainUntilMs - performance.now())));
+  closing.push(tidyFiles(store, logger));
 
   let isDraining = false;
   const app = createApp({
@@ -90,9 +118,9 @@ async function start(
       },
     },
     v1: config.v1Namespace !== undefined,
+    workflows: durable.workflows,
   });
   inFlight = () => app.transfers.uploadsInFlight;
-  closing.push(keepHouse(store, catalog, logger));
 
   await listen(app.server, config);
   closing.push(() => drain(app.server, config.shutdownTimeoutMs));
@@ -102,22 +130,34 @@ async function start(
     url: `http://${host}:${port}`,
     async close() {
       isDraining = true;
+      drainUntilMs = performance.now() + config.shutdownTimeoutMs;
       await closeAll();
     },
   };
 }
 
+interface OpenedDatabase {
+  readonly catalog: Catalog;
+  readonly url: string;
+  /** Nobody but this process is on it. */
+  readonly isEmbedded: boolean;
+}
+
 /** The catalog on the database that the settings name, else on an embedded one: in the data directory, or thrown away. */
-async function openDatabase(config: Config, logger: Logger, closing: (() => Promise<unknown>)[]): Promise<Catalog> {
+async function openDatabase(
+  config: Config,
+  logger: Logger,
+  closing: (() => Promise<unknown>)[],
+): Promise<OpenedDatabase> {
   const log = (line: string): void => logger.info(line);
   const isMemory = config.store === 'memory';
   if (isMemory && config.databaseUrl !== undefined) {
     logger.warn('store memory is gone with the process, and so is its catalog: the database URL is not used');
   }
   let url = config.databaseUrl;
+  const isEmbedded = isMemory || url === undefined;
   if (isMemory || url === undefined) {
-    // one more for the lock that says who owns it, and one that listens
-    const maxConnections = config.databasePoolSize + 10;
+    const maxConnections = embeddedConnections(config.databasePoolSize);
     const postgres = await startEmbeddedPostgres(
       isMemory ? { throwAway: true, maxConnections, log } : { dataDir: config.dataDir, maxConnections, log },
     );
@@ -130,7 +170,7 @@ async function openDatabase(config: Config, logger: Logger, closing: (() => Prom
     const ownership = await ownDataDir(config.dataDir, log);
     closing.push(() => ownership.release());
   }
-  return openCatalog({
+  const catalog = await openCatalog({
     url,
     pool: { max: config.databasePoolSize },
     graceMs: config.graceMs,
@@ -138,6 +178,7 @@ async function openDatabase(config: Config, logger: Logger, closing: (() => Prom
     schema: config.databaseSchema,
     log,
   });
+  return { catalog, url, isEmbedded };
 }
 
 async function withCache(store: BlobStore, config: Config, metrics: Metrics, logger: Logger): Promise<BlobStore> {
@@ -230,6 +271,8 @@ const alarmText = {
   missing: 'a stored object is gone: the blob is answered 404 until it is uploaded again',
   catalog_unavailable: 'Postgres does not answer: reads go on from the store, uploads are refused',
   adoption_failed: 'an object that the catalog does not know could not be taken in',
+  workflows_stranded:
+    'unfinished work of a version that no replica has: start one of that version, see lps workflows list',
 } as const;
 
 function withObserver(store: BlobStore, metrics: Metrics, logger: Logger): BlobStore {
@@ -242,37 +285,6 @@ function withObserver(store: BlobStore, metrics: Metrics, logger: Logger): BlobS
     },
     inSpan,
   });
-}
-
-/** Runs the housekeeping now and then; the returned function ends it. */
-function keepHouse(store: OpenedStore, catalog: Catalog, logger: Logger): () => Promise<void> {
-  let running: Promise<void> = Promise.resolve();
-  const round = async (): Promise<void> => {
-    try {
-      const ended = await catalog.sweepLeases(
-        // hashed, not just asked for: what stands there may be another writer's
-        (physicalKey) => hashObject(store, physicalKey),
-        leasesPerRound,
-      );
-      if (ended > 0) logger.info({ leases: ended }, 'uploads that were cut off have been cleaned up');
-      await removeTemporaryFiles(store, oldTemporaryFileMs, logger);
-    } catch (error) {
-      logger.warn({ err: error }, 'the housekeeping failed; it runs again');
-    }
-  };
-  const timer = setInterval(() => {
-    running = running.then(round);
-  }, housekeepingMs).unref();
-  running = round();
-  return async () => {
-    clearInterval(timer);
-    await running;
-  };
-}
-
-async function removeTemporaryFiles(store: OpenedStore, olderThanMs: number, logger: Logger): Promise<void> {
-  const removed = (await store.janitor?.({ olderThanMs })) ?? 0;
-  if (removed > 0) logger.info({ files: removed }, 'temporary files of broken-off uploads have been removed');
 }
 
 async function listen(server: ReturnType<typeof createApp>['server'], config: Config): Promise<void> {

@@ -13,6 +13,7 @@ import type { Command } from 'commander';
 import type { CareCatalog } from '../catalog/care-catalog.js';
 import { configInvalid, loadConfig } from '../config/load.js';
 import type { Config, Setting } from '../config/settings.js';
+import { embeddedConnections } from '../durable/connections.js';
 import { openStore } from '../open-store.js';
 import { addSettings, givenSettings } from './setting-options.js';
 import { isReadByCommands } from './target.js';
@@ -71,7 +72,7 @@ export async function withDatabase<T>(
   const { startEmbeddedPostgres } = await import('../catalog/embedded-postgres.js');
   const postgres = await startEmbeddedPostgres({
     dataDir: config.dataDir,
-    maxConnections: config.databasePoolSize + 10, // as the service starts it
+    maxConnections: embeddedConnections(config.databasePoolSize),
   }).catch((error: unknown) => {
     throw isLpsError(error, 'DATA_DIR_IN_USE') ? startedMeanwhile(error) : error;
   });

@@ -15,6 +15,7 @@ import { addScrub } from './scrub.js';
 import { addServe } from './serve.js';
 import { addStat } from './stat.js';
 import type { Terminal } from './terminal.js';
+import { addWorkflows } from './workflows.js';
 
 const examples = `
 Examples:
@@ -97,7 +98,18 @@ function createProgram(terminal: Terminal): Command {
       outputError: () => {}, // `run` says it, as it says everything
     })
     .configureHelp({ helpWidth: Math.min(100, process.stdout.columns ?? 100), formatItem });
-  for (const add of [addServe, addPut, addGet, addStat, addLs, addScrub, addCatalog, addDoctor, addConfig])
+  for (const add of [
+    addServe,
+    addPut,
+    addGet,
+    addStat,
+    addLs,
+    addScrub,
+    addCatalog,
+    addWorkflows,
+    addDoctor,
+    addConfig,
+  ])
     add(program, terminal);
   return program;
 }

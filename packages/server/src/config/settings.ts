@@ -204,6 +204,20 @@ export const settings = {
     default: '10m',
     help: 'Time after which an upload that was cut off by a crash is cleaned up.',
   },
+  replicaTimeoutMs: {
+    flag: 'replica-timeout',
+    kind: duration(3 * second, hour, '30s'),
+    group: 'Lifecycle',
+    default: '30s',
+    help: 'Time without a sign of life after which others take over the work of a replica. The same for all of them.',
+  },
+  workflowRetentionMs: {
+    flag: 'workflow-retention',
+    kind: duration(hour, 3650 * day, '7d'),
+    group: 'Lifecycle',
+    default: '7d',
+    help: 'Time for which finished workflows are kept, for "lps workflows".',
+  },
   v1Namespace: {
     flag: 'v1-namespace',
     kind: namespace(),

@@ -9,11 +9,13 @@ import type { Socket } from 'node:net';
 import { type BlobStore, LpsError } from '@large-payload/core';
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest, LogController } from 'fastify';
 import type { Logger } from 'pino';
+import type { WorkflowAdmin } from '../durable/workflow-admin.js';
 import type { Metrics } from '../metrics.js';
 import { type OperationsOptions, registerOperations } from '../routes/operations.js';
 import { registerV1 } from '../routes/v1.js';
 import { registerV2 } from '../routes/v2.js';
 import { registerV3 } from '../routes/v3.js';
+import { registerWorkflows } from '../routes/workflows.js';
 import { type PaceLimits, PaceMonitor } from './pace.js';
 import { problemFor, toLpsError } from './problem.js';
 import { traceIdOf, withTraceOf } from './trace.js';
@@ -29,6 +31,8 @@ export interface AppOptions {
   readonly operations?: OperationsOptions;
   /** Serves `/v1/blobs/get`. */
   readonly v1: boolean;
+  /** Serves `/v3/workflows`. */
+  readonly workflows?: WorkflowAdmin;
 }
 
 export interface App {
@@ -82,6 +86,7 @@ export function createApp(options: AppOptions): App {
   if (options.v1) registerV1(app, transfers);
   registerV2(app, transfers);
   registerV3(app, transfers, { v1: options.v1 });
+  if (options.workflows !== undefined) registerWorkflows(app, options.workflows);
   if (options.operations !== undefined) registerOperations(app, options.operations);
   const paths = refuseOtherMethods();
   return { server: app, transfers, serves: (path) => paths.has(path) };
