@@ -190,7 +190,7 @@ class LeftWork {
     const { isAlone, replicaTimeoutMs, log, version, compatible, schema } = this.#options;
     const silenceMs = isAlone ? 0 : replicaTimeoutMs;
     await leadership.transaction(async (run) => {
-      const values = [leadership.executorId, silenceMs, leadership.hearsSince()];
+      const values = [leadership.executorId, silenceMs, leadership.since];
       for (const row of await run(this.#sql.declareGone, values)) {
         log.warn({ executorId: row.executor_id, seenAt: row.seen_at }, 'a replica is gone: it gave no sign of life');
       }

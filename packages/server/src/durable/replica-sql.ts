@@ -14,7 +14,7 @@ export function replicaStatements(schema: string) {
       RETURNING pg_backend_pid() AS backend`),
     /** $1 executor id. No row: gone. */
     beat: one(`UPDATE ${replica} r SET seen_at = greatest(r.seen_at, clock_timestamp())
-      WHERE executor_id = $1 AND gone_at IS NULL RETURNING r.seen_at, pg_backend_pid() AS backend`),
+      WHERE executor_id = $1 AND gone_at IS NULL RETURNING pg_backend_pid() AS backend`),
     /** $1 executor id. */
     sayGoodbye: one(`UPDATE ${replica} SET gone_at = clock_timestamp() WHERE executor_id = $1 AND gone_at IS NULL`),
 
@@ -26,7 +26,7 @@ export function replicaStatements(schema: string) {
     /** $1 epoch. No row: another one leads. The lock keeps a new leader waiting until this transaction ends. */
     holdEpoch: one(`SELECT clock_timestamp() AS now FROM ${leader} WHERE epoch = $1 FOR SHARE`),
 
-    /** $1 the leader's executor id, $2 silence in ms, $3 since when the leader has listened without a gap. */
+    /** $1 the leader's executor id, $2 silence in ms, $3 since when the leader leads. */
     declareGone: one(`UPDATE ${replica} SET gone_at = clock_timestamp()
       WHERE gone_at IS NULL AND executor_id <> $1
         AND greatest(seen_at, $3::timestamptz) <= clock_timestamp() - ${ms('$2')}

@@ -41,8 +41,11 @@ export interface Leadership {
   readonly epoch: string;
   /** Fires at once when the session is lost, and at the end of the process' service. */
   readonly signal: AbortSignal;
-  /** Since when, by Postgres' clock, this leader hears the others without a gap: no silence counts from before. */
-  hearsSince(): Date;
+  /**
+   * By Postgres' clock. Nobody's silence counts from before: when Postgres itself was away, all were silent. (An outage
+   * always ends a leadership, because a beat must be answered within seconds.)
+   */
+  readonly since: Date;
   /** One transaction, which no later leader's can come before. Throws ABORTED when another one leads. */
   transaction<T>(work: (run: Database['run'], now: Date) => Promise<T>): Promise<T>;
 }
@@ -160,34 +163,28 @@ class Member {
       this.registeredId = this.#id;
       onIdentity(this.#id);
     }
-    const hearing = { since: new Date(0), atMs: performance.now() };
     while (!over.aborted) {
       const beat = await ask(client, this.#sql.beat, [this.#id]);
       if (beat === undefined) return 'gone';
       if (beat.backend !== registered.backend) throw new Error('each statement goes to another session: a pooler');
-      const nowMs = performance.now();
-      // after a gap the others may have been as unable to write as we were
-      if (nowMs - hearing.atMs > timeoutMs / 2) hearing.since = beat.seen_at as Date;
-      hearing.atMs = nowMs;
-      if (this.leadership === undefined) await this.#tryToLead(client, hearing, over);
+      if (this.leadership === undefined) await this.#tryToLead(client, over);
       await delay(beatMs, undefined, { signal: over, ref: false }).catch(() => undefined);
     }
     return String(over.reason);
   }
 
-  async #tryToLead(client: pg.Client, hearing: { since: Date }, over: AbortSignal): Promise<void> {
+  async #tryToLead(client: pg.Client, over: AbortSignal): Promise<void> {
     const { schema, database, onLead, log } = this.#options;
     const tried = await ask(client, this.#sql.tryLead, [`lps leader of ${schema}`]);
     if (tried?.leads !== true || over.aborted) return;
     const row = await ask(client, this.#sql.newEpoch, [this.#id]);
     if (row === undefined || over.aborted) return;
-    hearing.since = row.since as Date;
     const epoch = String(row.epoch);
     this.leadership = {
       executorId: this.#id,
       epoch,
       signal: over,
-      hearsSince: () => hearing.since,
+      since: row.since as Date,
       transaction: (work) => inEpoch(database, this.#sql.holdEpoch, epoch, over, work),
     };
     log(`this replica leads (epoch ${epoch})`);

@@ -1,0 +1,237 @@
+/**
+ * Durable work through the end of the processes that do it: killed, stopped for a while, of two versions. The processes
+ * are replicas of the service without its HTTP side, with workflows of the test's own.
+ */
+import { randomBytes } from 'node:crypto';
+import { setTimeout as delay } from 'node:timers/promises';
+import { tempDir } from '@large-payload/test-components';
+import pg from 'pg';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { type EmbeddedPostgres, startEmbeddedPostgres } from '../packages/server/src/catalog/embedded-postgres.ts';
+import { prepare } from '../packages/server/src/catalog/postgres-catalog.ts';
+import { Effects, ReplicaProcess, type ReplicaSettings } from './support/replica.ts';
+import { until } from './support/until.ts';
+
+const timeoutMs = 2000;
+
+let postgres: EmbeddedPostgres;
+let pool: pg.Pool;
+let schema: string;
+let effects: Effects;
+const replicas = new Set<ReplicaProcess>();
+
+beforeAll(async () => {
+  postgres = await startEmbeddedPostgres({ throwAway: true, maxConnections: 100 });
+  postgres.exited.catch(() => undefined);
+  pool = new pg.Pool({ connectionString: postgres.url, max: 4 });
+  pool.on('error', () => undefined);
+});
+afterAll(async () => {
+  await pool?.end();
+  await postgres?.stop();
+});
+
+beforeEach(async () => {
+  schema = `t_${randomBytes(6).toString('hex')}`;
+  effects = new Effects(pool, schema);
+  await prepare(postgres.url, schema);
+  await effects.prepare();
+});
+afterEach(async () => {
+  for (const replica of replicas) await replica.kill();
+  replicas.clear();
+});
+
+function begin(settings: Partial<ReplicaSettings> = {}): ReplicaProcess {
+  const replica = new ReplicaProcess({ url: postgres.url, schema, version: '1', timeoutMs, ...settings });
+  replicas.add(replica);
+  return replica;
+}
+
+async function beginAndRun(settings: Partial<ReplicaSettings> = {}): Promise<ReplicaProcess> {
+  const replica = begin(settings);
+  await replica.running();
+  return replica;
+}
+
+async function untilLeads(...candidates: ReplicaProcess[]): Promise<ReplicaProcess> {
+  return until('a leader', async () => {
+    for (const replica of candidates) if ((await replica.state()).leads) return replica;
+    return undefined;
+  });
+}
+
+const steps = async (id: string): Promise<string[]> => (await effects.of(id)).map(({ step }) => step);
+
+describe('replicas', () => {
+  it('begin all at once on an empty database, and one of them leads', async () => {
+    const all = [begin(), begin(), begin(), begin()];
+    await Promise.all(all.map((replica) => replica.running()));
+    await untilLeads(...all);
+    const states = await Promise.all(all.map((replica) => replica.state()));
+    expect(states.filter(({ leads }) => leads)).toHaveLength(1);
+    expect(new Set((await effects.replicas()).map((row) => row.executor_id)).size).toBe(4);
+  });
+
+  it('go on with the work of one that was killed: finished steps stay, the one under way is done again', async () => {
+    const first = await beginAndRun();
+    await untilLeads(first);
+    const [second, third] = [await beginAndRun(), await beginAndRun()];
+    await second.start('gated', 'killed-1', { gate: schema });
+    await second.start('gated', 'killed-2', { gate: schema });
+    await effects.untilDone('killed-1', 'at the gate');
+    await effects.untilDone('killed-2', 'at the gate');
+    await second.kill();
+    await effects.untilDone('killed-1', 'at the gate', 2);
+    await effects.open(schema);
+    for (const id of ['killed-1', 'killed-2']) {
+      await effects.untilEnded(id);
+      expect(await steps(id)).toEqual(['before', 'at the gate', 'at the gate', 'after']);
+      expect([first.pid, third.pid]).toContain((await effects.of(id)).at(-1)?.pid);
+    }
+  });
+
+  it('have another leader when theirs was killed, which goes on with its work', async () => {
+    const first = await beginAndRun();
+    await untilLeads(first);
+    const second = await beginAndRun();
+    await first.start('gated', 'led', { gate: schema });
+    await effects.untilDone('led', 'at the gate');
+    await effects.open(`${schema} unused`);
+    await first.kill();
+    await untilLeads(second);
+    await effects.untilDone('led', 'at the gate', 2);
+    await effects.open(schema);
+    await effects.untilEnded('led');
+    expect(await steps('led')).toEqual(['before', 'at the gate', 'at the gate', 'after']);
+  });
+
+  it('keep the deadline of what was waiting', async () => {
+    const first = await beginAndRun();
+    await first.start('waiting', 'waiter', { seconds: 6 });
+    await until('the wait', async () => ((await effects.workflow('waiter')) === undefined ? undefined : true));
+    const second = await beginAndRun();
+    await first.kill();
+    await effects.untilEnded('waiter');
+    const { waitedMs } = await outputOf('waiter');
+    // anew it would be the time until the takeover, and six seconds more
+    expect(waitedMs).toBeGreaterThanOrEqual(5900);
+    expect(waitedMs).toBeLessThan(timeoutMs + 6000);
+    await second.close();
+  });
+
+  it('take up at once what one left that said goodbye', async () => {
+    const first = await beginAndRun({ timeoutMs: 60_000 });
+    const second = await beginAndRun({ timeoutMs: 60_000 });
+    await first.start('gated', 'left', { gate: schema });
+    await effects.untilDone('left', 'at the gate');
+    await first.close(100);
+    await effects.untilDone('left', 'at the gate', 2);
+    await effects.open(schema);
+    await effects.untilEnded('left');
+    expect((await effects.of('left')).at(-1)?.pid).toBe(second.pid);
+  });
+});
+
+describe('a replica that was stopped for a while', () => {
+  it.each(['the leader', 'another one'])(
+    'is %s: it comes back under another id, and each workflow has one outcome',
+    async (which) => {
+      const first = await beginAndRun();
+      await untilLeads(first);
+      const second = await beginAndRun();
+      const [stopped, other] = which === 'the leader' ? [first, second] : [second, first];
+      await stopped.start('gated', `stopped-${which}`, { gate: schema });
+      await effects.untilDone(`stopped-${which}`, 'at the gate');
+      stopped.signal('SIGSTOP');
+      await untilLeads(other);
+      await effects.untilDone(`stopped-${which}`, 'at the gate', 2);
+      stopped.signal('SIGCONT');
+      await stopped.running(2);
+      await effects.open(schema);
+      await effects.untilEnded(`stopped-${which}`);
+      expect(await steps(`stopped-${which}`)).toEqual(['before', 'at the gate', 'at the gate', 'after']);
+      const ids = (await effects.replicas()).filter(({ pid }) => pid === stopped.pid);
+      expect(ids.map(({ gone_at: goneAt }) => goneAt !== null)).toEqual([true, false]);
+      await stopped.start('gated', `afterwards-${which}`, { gate: schema });
+      await effects.untilEnded(`afterwards-${which}`);
+      const states = [await stopped.state(), await other.state()];
+      expect(states.filter(({ leads }) => leads)).toHaveLength(1);
+    },
+  );
+});
+
+describe('two versions side by side', () => {
+  it('each go on with their own work, and what no replica can go on with is kept and reported', async () => {
+    const leader = await beginAndRun({ version: '2' });
+    await untilLeads(leader);
+    const old = await beginAndRun({ version: '1' });
+    const alsoOld = await beginAndRun({ version: '1' });
+    await old.start('gated', 'old', { gate: schema });
+    await effects.untilDone('old', 'at the gate');
+    await old.kill();
+    await effects.untilDone('old', 'at the gate', 2);
+    expect((await effects.of('old')).at(-1)?.pid).toBe(alsoOld.pid);
+    await alsoOld.kill();
+    expect(await leader.saysStranded()).toEqual({ '1': 1 });
+    expect((await leader.state()).stranded).toBe(1);
+    await effects.open(schema);
+    const back = await beginAndRun({ version: '1' });
+    await effects.untilEnded('old');
+    expect((await effects.of('old')).at(-1)).toEqual({ step: 'after', pid: back.pid });
+  });
+
+  it('that are compatible: the new one finishes the work of the old one, once the old ones are gone', async () => {
+    const old = await beginAndRun({ version: '1' });
+    await old.start('gated', 'compatible', { gate: schema });
+    await effects.untilDone('compatible', 'at the gate');
+    const fresh = await beginAndRun({ version: '2', compatible: ['1'] });
+    await old.kill();
+    await effects.untilDone('compatible', 'at the gate', 2);
+    await effects.open(schema);
+    await effects.untilEnded('compatible');
+    expect((await effects.of('compatible')).at(-1)?.pid).toBe(fresh.pid);
+    expect(await effects.workflow('compatible')).toMatchObject({ application_version: '2' });
+  });
+});
+
+describe('Postgres', () => {
+  it('is away for longer than the bound: nobody is declared gone for it, and the work goes on by itself', async () => {
+    const dataDir = tempDir('postgres');
+    const first = await startEmbeddedPostgres({ dataDir, maxConnections: 60 });
+    const { url } = first;
+    await prepare(url, schema);
+    const own = new pg.Pool({ connectionString: url, max: 2 });
+    own.on('error', () => undefined);
+    const there = new Effects(own, schema);
+    await there.prepare();
+    const two = [await beginAndRun({ url }), await beginAndRun({ url })] as const;
+    await two[0].start('gated', 'outage', { gate: schema });
+    await there.untilDone('outage', 'at the gate');
+    await first.stop();
+    await delay(1.5 * timeoutMs); // the outage itself
+    const second = await startEmbeddedPostgres({ dataDir, maxConnections: 60 });
+    await untilLeads(...two);
+    await there.open(schema);
+    await there.untilEnded('outage');
+    await delay(1.5 * timeoutMs); // the leader has looked
+    expect((await there.replicas()).map(({ gone_at: goneAt }) => goneAt)).toEqual([null, null]);
+    expect((await there.of('outage')).map(({ step }) => step)).toEqual(['before', 'at the gate', 'after']);
+    for (const replica of two) await replica.close();
+    await own.end();
+    await second.stop();
+  });
+});
+
+async function outputOf(id: string): Promise<{ waitedMs: number }> {
+  const row = await effects.workflow(id);
+  const text = String(row?.output ?? (await storedOutput(id)));
+  return (JSON.parse(text) as { json: { waitedMs: number } }).json;
+}
+
+async function storedOutput(id: string): Promise<string> {
+  const { rows } = await pool.query(`SELECT output FROM "${schema}_dbos".workflow_output WHERE workflow_uuid = $1`, [
+    id,
+  ]);
+  return String(rows[0]?.output);
+}

@@ -1,0 +1,128 @@
+/** Three `lps serve` on one Postgres and one bucket: no shared disk, no sticky routing, and one of them leads. */
+import { describeWith, startVersitygw } from '@large-payload/test-components';
+import pg from 'pg';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { startEmbeddedPostgres } from '../packages/server/src/catalog/embedded-postgres.ts';
+import { newBlob, put, read, request, rightRead, sized } from './support/blobs.ts';
+import { lps } from './support/lps.ts';
+import { type RunningService, startService } from './support/service.ts';
+import { until } from './support/until.ts';
+
+const timeoutMs = 3000;
+const s3 = await startVersitygw();
+
+describeWith(describe, 'three replicas on one bucket', s3, (s3) => {
+  let postgres: Awaited<ReturnType<typeof startEmbeddedPostgres>>;
+  let pool: pg.Pool;
+  let services: RunningService[];
+  const started = new Set<RunningService>();
+
+  const start = async (): Promise<RunningService> => {
+    const env = { LPS_DATABASE_URL: postgres.url };
+    const service = await startService({ store: s3, env, args: ['--replica-timeout', `${timeoutMs}ms`] });
+    started.add(service);
+    return service;
+  };
+
+  beforeAll(async () => {
+    postgres = await startEmbeddedPostgres({ throwAway: true, maxConnections: 120 });
+    postgres.exited.catch(() => undefined);
+    pool = new pg.Pool({ connectionString: postgres.url, max: 2 });
+    services = await Promise.all([start(), start(), start()]);
+  });
+  afterAll(async () => {
+    for (const service of started) await service.stop();
+    await pool?.end();
+    await postgres?.stop();
+    await s3.stop();
+  });
+
+  const gauge = async ({ port }: RunningService, name: string): Promise<number> => {
+    const { text } = await request(port, '/metrics');
+    return Number(new RegExp(`^${name} (\\d+)$`, 'm').exec(text)?.[1]);
+  };
+  const leaders = async (): Promise<RunningService[]> => {
+    const led = await Promise.all(services.map((service) => gauge(service, 'lps_leader')));
+    return services.filter((_, index) => led[index] === 1);
+  };
+  const untilOneLeads = (): Promise<RunningService> =>
+    until('one leader', async () => {
+      const [leader, ...others] = await leaders();
+      return others.length === 0 ? leader : undefined;
+    });
+  const goneOf = async (service: RunningService): Promise<unknown[]> => {
+    const { rows } = await pool.query('SELECT gone_at FROM lps.replica WHERE pid = $1 ORDER BY started_at', [
+      service.pid,
+    ]);
+    return rows.map(({ gone_at: goneAt }) => goneAt);
+  };
+  const untilGone = (service: RunningService): Promise<unknown> =>
+    until('its end, noticed', async () => ((await goneOf(service))[0] !== null ? true : undefined));
+  const expectServed = async (): Promise<void> => {
+    const blobs = services.map(() => newBlob(50_000));
+    await Promise.all(
+      blobs.map(async (blob, index) => {
+        expect((await put(services[index]?.port ?? 0, blob)).status).toBe(201);
+      }),
+    );
+    for (const { port } of services) for (const blob of blobs) expect(await read(port, sized(blob))).toEqual(rightRead);
+  };
+
+  it('start all at once on an empty database, run workflows, and have one leader', async () => {
+    for (const service of services)
+      await until('durable work', async () => ((await gauge(service, 'lps_durable_running')) === 1 ? true : undefined));
+    await untilOneLeads();
+    const { rows } = await pool.query('SELECT executor_id FROM lps.replica WHERE gone_at IS NULL');
+    expect(rows).toHaveLength(3);
+    await expectServed();
+  });
+
+  it('answer for workflows over HTTP and on the command line', async () => {
+    for (const { port } of services) {
+      const { status, text } = await request(port, '/v3/workflows?state=running,queued');
+      expect({ status, body: JSON.parse(text) }).toEqual({ status: 200, body: { workflows: [], next: null } });
+    }
+    const site = { store: s3, dataDir: services[0]?.dataDir ?? '' };
+    const ran = await lps(site, 'workflows', 'list', '--database-url', postgres.url);
+    expect(ran).toMatchObject({ code: 0, out: '', err: '' });
+  });
+
+  it('have another leader when theirs is killed, and take the dead one for gone within the bound', async () => {
+    const leader = await untilOneLeads();
+    await leader.kill();
+    services = services.filter((service) => service !== leader);
+    expect(await untilOneLeads()).not.toBe(leader);
+    await untilGone(leader);
+    await expectServed();
+    services.push(await start());
+    await untilOneLeads();
+  });
+
+  it('have another leader when theirs is stopped for a while, which then comes back as one of them', async () => {
+    const leader = await untilOneLeads();
+    services = services.filter((service) => service !== leader);
+    process.kill(leader.pid, 'SIGSTOP');
+    try {
+      expect(await untilOneLeads()).not.toBe(leader);
+      await untilGone(leader);
+      await expectServed();
+    } finally {
+      process.kill(leader.pid, 'SIGCONT');
+    }
+    services.push(leader);
+    await until('its new life', async () => ((await goneOf(leader)).at(-1) === null ? true : undefined));
+    await until('durable work', async () => ((await gauge(leader, 'lps_durable_running')) === 1 ? true : undefined));
+    expect(await goneOf(leader)).toHaveLength(2);
+    await untilOneLeads();
+    await expectServed();
+  });
+
+  it('say goodbye when they are told to end', async () => {
+    const leader = await untilOneLeads();
+    services = services.filter((service) => service !== leader);
+    expect(await leader.kill('SIGTERM')).toBe('exit code 0');
+    expect((await goneOf(leader)).at(-1)).not.toBeNull();
+    await untilOneLeads();
+    await expectServed();
+  });
+});
