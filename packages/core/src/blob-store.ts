@@ -12,8 +12,6 @@ export interface Capabilities {
   readonly range: boolean;
   readonly list: boolean;
   readonly delete: boolean;
-  /** Gives out URLs that carry bytes past the service. */
-  readonly presign: boolean;
   /** Keeps versions; `delete` removes every one of them. */
   readonly versions: boolean;
 }
@@ -75,6 +73,21 @@ export interface PutResult {
   readonly protectedUntil?: Date;
 }
 
+export interface PresignOptions extends CallOptions {
+  /** How long the request can be sent, in ms; whole seconds, at least one. What began in time may end later. */
+  readonly expiresInMs: number;
+}
+
+/** A request that carries bytes past the service. Whoever has it can send it, until it expires: it is a secret. */
+export interface PresignedRequest {
+  readonly method: 'PUT' | 'GET';
+  readonly url: string;
+  /** To be sent as they stand: they are signed. */
+  readonly headers: Readonly<Record<string, string>>;
+  /** Earlier than asked for when the keys it was signed with expire before. */
+  readonly expiresAt: Date;
+}
+
 /** A rule by which a bucket itself deletes or moves objects. */
 export interface LifecycleRule {
   readonly id: string;
@@ -118,6 +131,13 @@ export interface BlobStore {
   delete(key: string, options?: CallOptions): Promise<boolean>;
   /** In the store's own order, always the same. `prefix` is of the object's name, character by character. */
   list(prefix: string, options?: ListOptions): AsyncIterable<BlobInfo>;
+  /**
+   * A PUT that the bucket itself takes only with the bytes of `expect`, and only while no object stands there. Absent
+   * where a bucket cannot be made to look: then bytes go through the service.
+   */
+  presignPut?(key: string, expect: Expected, options: PresignOptions): Promise<PresignedRequest>;
+  /** A GET of the whole blob. Who sends it checks the bytes. */
+  presignGet?(key: string, options: PresignOptions): Promise<PresignedRequest>;
   /** Throws unless blobs can be stored now. */
   ready?(options?: CallOptions): Promise<void>;
   /** For an operator's eyes (`lps doctor`); a setting that cannot be read is absent, and only a server that cannot be reached throws. */

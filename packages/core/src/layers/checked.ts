@@ -44,10 +44,30 @@ export function checked(store: BlobStore): BlobStore {
       parseObjectName(key);
       return store.delete(key, options);
     },
+    ...checkedPresigning(store),
   };
   verifying.add(safe.put);
   verifying.add(safe.get);
   return safe;
+}
+
+/** Whoever gets such a request reaches the store past every layer: a GET's bytes are not checked here. */
+function checkedPresigning(store: BlobStore): Partial<BlobStore> {
+  const { presignPut, presignGet } = store;
+  return {
+    ...(presignPut && {
+      async presignPut(key, expect, options) {
+        checkExpected(key, expect);
+        return presignPut.call(store, key, expect, options);
+      },
+    }),
+    ...(presignGet && {
+      async presignGet(key, options) {
+        parseObjectName(key);
+        return presignGet.call(store, key, options);
+      },
+    }),
+  };
 }
 
 function checkExpected(key: string, expect: Expected): void {

@@ -99,7 +99,6 @@ class AzureStore implements BlobStore {
       range: true,
       list: true,
       delete: true,
-      presign: false,
       // versions may be switched on while we run; answers show it
       get versions() {
         return hasVersions();

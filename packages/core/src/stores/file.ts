@@ -65,7 +65,7 @@ export async function openFileStore(options: FileStoreOptions): Promise<FileStor
 
 class RawFileStore implements BlobStore {
   readonly name = 'file';
-  readonly can = { range: true, list: true, delete: true, presign: false, versions: false };
+  readonly can = { range: true, list: true, delete: true, versions: false };
   /** Directories that are known to be there, durably. Bounded. */
   readonly #known = new Set<string>();
 

@@ -97,7 +97,6 @@ class GcsStore implements BlobStore {
       range: true,
       list: true,
       delete: true,
-      presign: false,
       // versions may be switched on while we run; lists show it
       get versions() {
         return hasVersions();

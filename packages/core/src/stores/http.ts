@@ -51,7 +51,7 @@ export function openHttpStore(options: HttpStoreOptions): BlobStore {
   const service = new Service(base, headers, openTransport({ ...transportOptions, errorCode: 'SERVICE_UNREACHABLE' }));
   return checked({
     name: 'http',
-    can: { range: true, list: true, delete: false, presign: false, versions: false },
+    can: { range: true, list: true, delete: false, versions: false },
     // `overwrite` has no place in the API: the service itself knows which blobs are damaged, and then takes the body
     put: (key, body, expect, options) => service.put(key, body, expect, options),
     get: (key, options) => service.get(key, options),

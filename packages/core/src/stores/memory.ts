@@ -31,7 +31,7 @@ export function memoryStore(options: MemoryStoreOptions = {}): BlobStore {
 
   return checked({
     name: 'memory',
-    can: { range: true, list: true, delete: true, presign: false, versions: false },
+    can: { range: true, list: true, delete: true, versions: false },
     async put(key, body: Body, expect, options) {
       if (!options?.overwrite && blobs.has(key)) return { outcome: 'exists' };
       reserve(expect.size);

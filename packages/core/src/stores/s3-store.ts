@@ -31,6 +31,7 @@ import { collect, objectInfo, objectOf, wholeBytes } from './http-object.js';
 import type { S3StoreOptions } from './s3.js';
 import { s3Error } from './s3-errors.js';
 import { type BucketListing, openListing } from './s3-listing.js';
+import { openPresigning } from './s3-presign.js';
 import { bucketSender, type SendToBucket } from './s3-request.js';
 import { type ImportSdk, type OpenedSdk, openSdk } from './s3-sdk.js';
 import { s3Settings } from './s3-settings.js';
@@ -72,6 +73,9 @@ class S3Store implements BlobStore {
   readonly #listing: BucketListing;
   #versioned = false;
   #readyUntil = 0;
+  /** Absent when the server does not check what a presigned PUT is bound to. */
+  readonly presignPut?: NonNullable<BlobStore['presignPut']>;
+  readonly presignGet: NonNullable<BlobStore['presignGet']>;
 
   constructor(
     readonly options: S3StoreOptions,
@@ -86,12 +90,17 @@ class S3Store implements BlobStore {
       prefix: this.#prefix,
       isThere: async (name, call) => (await this.#find({ method: 'HEAD', name, signal: call.signal })) !== undefined,
     });
+    const { presignPut, presignGet } = openPresigning({
+      ...{ address: opened.address, keys: opened.keys },
+      ...{ prefix: this.#prefix, newObjectHeaders: this.#newObjectHeaders },
+    });
+    this.presignGet = presignGet;
+    if (options.checksums !== false && options.conditionalPut !== 'head') this.presignPut = presignPut;
     const hasVersions = (): boolean => this.#versioned;
     this.can = {
       range: true,
       list: true,
       delete: true,
-      presign: false,
       // versions may be switched on while we run; answers show it
       get versions() {
         return hasVersions();

@@ -4,14 +4,14 @@ import { Readable } from 'node:stream';
 import { S3Client } from '@aws-sdk/client-s3';
 import { describeWith, openS3Client, startVersitygw, type Versitygw } from '@large-payload/test-components';
 import { afterAll, describe, it } from 'vitest';
-import type { BlobStore } from '../blob-store.js';
+import type { BlobStore, PresignedRequest } from '../blob-store.js';
 import { readAll } from '../body.js';
 import { testBlobStore } from '../conformance.js';
 import { digestOf } from '../digest.js';
 import { isLpsError } from '../errors.js';
 import { keyFor } from '../key.js';
 import { openS3Store, type S3StoreOptions } from './s3.js';
-import { emptySha256, escapePath, s3Signer } from './s3-signature.js';
+import { emptySha256, escapePath, s3Presigner, s3Signer } from './s3-signature.js';
 import { openRawS3Store } from './s3-store.js';
 
 const gateway = await startVersitygw();
@@ -227,4 +227,126 @@ describe('s3 signature', () => {
       assert.equal(signed(reused), signed(s3Signer('r')));
     }
   });
+});
+
+describe('s3 presigned requests', () => {
+  it('are signed as in the example of the documentation', () => {
+    const keys = { accessKeyId: 'AKIAIOSFODNN7EXAMPLE', secretAccessKey: 'wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY' };
+    const request = { method: 'GET', path: '/test.txt', headers: { host: 'examplebucket.s3.amazonaws.com' } };
+    const query = s3Presigner('us-east-1')(request, keys, 86_400, new Date('2013-05-24T00:00:00Z'));
+    assert.equal(
+      new URLSearchParams(query).get('X-Amz-Signature'),
+      'aeeed9bbccd4d02ee5c0109b86d86835f995330da4c265957d157751f604d404',
+    );
+  });
+
+  it('cannot be had where the bucket would not look', async () => {
+    const keys = { accessKeyId: 'a', secretAccessKey: 'b' };
+    const presigned = { bucket: 'b', endpoint: 'http://127.0.0.1:9', credentials: keys };
+    for (const setting of [{ checksums: false }, { conditionalPut: 'head' }] as const) {
+      const store = await openS3Store({ ...presigned, ...setting });
+      assert.equal(store.presignPut, undefined);
+      assert.ok(store.presignGet);
+      await store.close?.();
+    }
+  });
+
+  it('end with the keys that they were signed with', async () => {
+    const expiration = new Date(Date.now() + 60_000);
+    const credentials = async () => ({ accessKeyId: 'a', secretAccessKey: 'b', sessionToken: 'c', expiration });
+    const store = await openS3Store({ bucket: 'b', endpoint: 'http://127.0.0.1:9', credentials });
+    const { expiresAt, url } = (await store.presignGet?.(sample().key, { expiresInMs: 900_000 })) ?? {};
+    assert.deepEqual(expiresAt, expiration);
+    assert.equal(new URL(url ?? '').searchParams.get('X-Amz-Security-Token'), 'c');
+    await store.close?.();
+  });
+});
+
+describeWith(describe, 's3 presigned requests, on a real server', gateway, (server) => {
+  const lifetime = { expiresInMs: 60_000 };
+
+  async function presigning(
+    run: (store: Required<Pick<BlobStore, 'presignPut' | 'presignGet'>> & BlobStore) => Promise<void>,
+  ) {
+    const store = await openS3Store(optionsFor(server, { prefix: 'direct/' }));
+    const { presignPut, presignGet } = store;
+    assert.ok(presignPut && presignGet);
+    try {
+      await run({ ...store, presignPut, presignGet });
+    } finally {
+      await store.close?.();
+    }
+  }
+
+  const send = async ({ method, url, headers }: PresignedRequest, body?: Uint8Array): Promise<Response> =>
+    fetch(url, { method, headers, ...(body === undefined ? {} : { body }) });
+
+  it('carry a blob into the bucket and out of it', () =>
+    presigning(async (store) => {
+      const { key, bytes, expect } = sample(300_000);
+      assert.equal((await send(await store.presignPut(key, expect, lifetime), bytes)).status, 200);
+      assert.deepEqual(Buffer.from(await readAll((await store.get(key))?.body ?? Buffer.alloc(0), 1e6)), bytes);
+      const answer = await send(await store.presignGet(key, lifetime));
+      assert.deepEqual(Buffer.from(await answer.arrayBuffer()), bytes);
+    }));
+
+  it('keep nothing of wrong bytes, fewer or more of them', () =>
+    presigning(async (store) => {
+      const { key, bytes, expect } = sample(300_000);
+      const wrong = Buffer.from(bytes);
+      wrong[7] = (wrong[7] ?? 0) ^ 1;
+      const request = await store.presignPut(key, expect, lifetime);
+      assert.equal((await send(request, wrong)).status, 400);
+      for (const other of [bytes.subarray(1), Buffer.concat([bytes, bytes.subarray(0, 1)])]) {
+        // an honest length of other bytes: no longer what was signed
+        const headers = { ...request.headers, 'content-length': String(other.length) };
+        assert.equal((await send({ ...request, headers }, other)).status, 403);
+      }
+      assert.equal(await store.head(key), undefined);
+    }));
+
+  it('leave alone what stands there', () =>
+    presigning(async (store) => {
+      const { key, bytes, expect } = sample();
+      const request = await store.presignPut(key, expect, lifetime);
+      assert.equal((await send(request, bytes)).status, 200);
+      assert.equal((await send(request, bytes)).status, 412);
+    }));
+
+  it('are refused with anything changed or left out, for another key, or too late', () =>
+    presigning(async (store) => {
+      const { key, bytes, expect } = sample();
+      const request = await store.presignPut(key, expect, lifetime);
+      for (const name of ['x-amz-checksum-sha256', 'if-none-match']) {
+        const { [name]: _, ...headers } = request.headers;
+        assert.equal((await send({ ...request, headers }, bytes)).status, 403, name);
+      }
+      const forged = { ...request.headers, 'x-amz-checksum-sha256': Buffer.alloc(32).toString('base64') };
+      assert.equal((await send({ ...request, headers: forged }, bytes)).status, 403);
+      const elsewhere = request.url.replace('/common/', '/custom/');
+      assert.equal((await send({ ...request, url: elsewhere }, bytes)).status, 403);
+
+      const { host, origin, pathname: path } = new URL(request.url);
+      const past = new Date(Date.now() - 120_000);
+      const query = s3Presigner(server.region)(
+        { method: 'PUT', path, headers: { ...request.headers, host } },
+        server,
+        60,
+        past,
+      );
+      assert.equal((await send({ ...request, url: `${origin}${path}?${query}` }, bytes)).status, 403);
+      assert.equal(await store.head(key), undefined);
+    }));
+
+  it('last a second at least', () =>
+    presigning(async (store) => {
+      const { key, expect } = sample();
+      await fails(store.presignPut(key, expect, { expiresInMs: 999 }), 'INVALID_ARGUMENT');
+      await fails(store.presignGet(key, { expiresInMs: Number.NaN }), 'INVALID_ARGUMENT');
+      await fails(store.presignGet('/etc/passwd', lifetime), 'INVALID_KEY');
+      await fails(
+        store.presignPut(key, { ...expect, digest: digestOf(Buffer.from('x')) }, lifetime),
+        'INVALID_ARGUMENT',
+      );
+    }));
 });
