@@ -9,16 +9,21 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { ListMultipartUploadsCommand } from '@aws-sdk/client-s3';
+import { DBOSClient } from '@dbos-inc/dbos-sdk';
 import { describeWith, startVersitygw, tempDir } from '@large-payload/test-components';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { type CallbackName, callbackNames, type Mode, type WorkflowKind } from './support/dbos-files.mjs';
 import { openWorld, type World } from './support/dbos-world.ts';
 import { scaled } from './support/scale.ts';
+import { until } from './support/until.ts';
 
 const program = fileURLToPath(new URL('fixtures/dbos-killed.mjs', import.meta.url));
-/** `failing`: the callback has failed a few times; only where it is tried again. */
-const moments = ['before', 'during', 'after', 'failing'] as const;
-type Moment = (typeof moments)[number];
+const moments = ['before', 'during', 'after'] as const;
+/**
+ * `transferring`: in the middle of a file. `failing`: the callback has failed a few times; only where it is tried again.
+ * `cancelled`: before the callback, and then the workflow is cancelled while no process runs.
+ */
+type Moment = (typeof moments)[number] | 'transferring' | 'failing' | 'cancelled';
 
 interface Case {
   readonly title: string;
@@ -31,6 +36,8 @@ interface Case {
   readonly path?: string;
   /** The file is not there any more when the application comes back. */
   readonly loseFile?: boolean;
+  /** It is over before the kill. */
+  readonly finishes?: boolean;
 }
 
 const rounds = scaled({ usual: 1, long: 12 });
@@ -40,39 +47,52 @@ const patience = {
   latePassesSeconds: [1],
 };
 const content = 'what is to be kept';
-/** Three parts. */
-const large = 'a'.repeat(12 * 1024 * 1024);
+/** Five parts. */
+const large = 'a'.repeat(24 * 1024 * 1024);
 const largeFile = join(tempDir('dbos'), 'large');
 
+const isCleanUp = (callback: CallbackName): boolean => callback === 'fileDeleted' || callback === 'deleteS3Object';
+
 function casesOf(moment: Moment, round: number): Case[] {
-  const cases: Case[] = [];
-  for (const mode of ['steps', 'transactions'] as const) {
+  return (['steps', 'transactions'] as const).flatMap((mode) => {
+    if (moment === 'transferring') return transfersOf(moment, round, mode);
+    const cases: Case[] = [];
     for (const kind of ['upload', 'presigned', 'delete'] as const) {
       for (const callback of callbackNames[kind]) {
+        if (moment === 'failing' && !isCleanUp(callback)) continue;
+        if (moment === 'cancelled' && isCleanUp(callback) && kind !== 'delete') continue;
         const key = `${moment}/${round}/${mode}/${kind}/${callback}`;
-        const isRetried = callback === 'fileDeleted' || callback === 'deleteS3Object';
-        if (moment === 'failing' && !isRetried) continue;
         cases.push({ title: `${kind} on ${mode}, ${callback}`, key, mode, kind, callback, content });
       }
     }
-    if (moment === 'failing') continue;
-    const upload = { mode, kind: 'upload', callback: 'putS3Contents', content: large } as const;
-    const fromFile = `${moment}/${round}/${mode}/file`;
-    cases.push({ title: `upload on ${mode}, putS3Contents of a file`, key: fromFile, path: largeFile, ...upload });
-    const path = `${largeFile}-${moment}-${round}-${mode}`;
-    const title = `upload on ${mode}, putS3Contents of a file that is lost then`;
-    cases.push({ title, key: `${fromFile}-lost`, path, loseFile: true, ...upload });
-  }
-  return cases;
+    if (moment !== 'cancelled') return cases;
+    const over = { title: `upload on ${mode} that was over`, key: `${moment}/${round}/${mode}/over`, finishes: true };
+    return [...cases, { ...over, mode, kind: 'upload', callback: 'headS3Object', content }];
+  });
 }
 
-function expectedAnswer({ kind, callback, loseFile, path }: Case, moment: Moment): RegExp {
-  // it may have been stored and recorded a moment before the kill
-  if (loseFile && moment === 'during') return /^ok$|CONTENT_GONE$/;
+function transfersOf(moment: Moment, round: number, mode: Mode): Case[] {
+  const key = `${moment}/${round}/${mode}`;
+  const upload = { mode, kind: 'upload', callback: 'putS3Contents', content: large } as const;
+  const lost = `${largeFile}-${round}-${mode}`;
+  return [
+    { title: `upload of a file on ${mode}`, key: `${key}/file`, path: largeFile, ...upload },
+    {
+      title: `upload of a file that is lost then, on ${mode}`,
+      key: `${key}/lost`,
+      path: lost,
+      loseFile: true,
+      ...upload,
+    },
+  ];
+}
+
+function expectedAnswer({ kind, callback, loseFile, path, finishes }: Case, moment: Moment): RegExp {
   if (loseFile) return new RegExp(`^The file ${path} is not on this machine.* CONTENT_GONE$`);
+  if (moment === 'cancelled' && !finishes) return /cancelled/;
   // the delete had told that it takes longer
   if (kind === 'delete' && moment === 'failing') return /^(ok|broken until the kill)$/;
-  if (kind === 'delete' || !['fileDeleted', 'deleteS3Object'].includes(callback)) return /^ok$/;
+  if (kind === 'delete' || !isCleanUp(callback)) return /^ok$/;
   return kind === 'upload' ? /^the first failure$/ : /^S3 operation timed out or canceled NOT_FINISHED$/;
 }
 
@@ -116,45 +136,94 @@ describeWith(describe, 'an application that is killed', s3, (s3) => {
     });
   }
 
-  async function runKilled(moment: Moment, cases: readonly Case[]): Promise<Record<string, string>> {
-    const first = start(1, moment, cases);
+  const partsInBucket = async () => {
+    const list = new ListMultipartUploadsCommand({ Bucket: world.bucket });
+    return (await world.client.send(list)).Uploads ?? [];
+  };
+
+  async function runKilled(moment: Moment, cases: readonly Case[]): Promise<void> {
+    const child = start(1, moment, cases);
     const waiting = new Set(cases.map(({ key }) => key));
-    await hears(first, ({ reached }) => {
+    await hears(child, ({ reached }) => {
       if (reached !== undefined) waiting.delete(reached);
       return waiting.size === 0 ? true : undefined;
     });
-    if (moment === 'during') {
-      first.send({ go: true });
-      await delay(Math.random() * 60);
+    if (moment === 'during' || moment === 'transferring') child.send({ go: true });
+    if (moment === 'during') await delay(Math.random() * 60);
+    if (moment === 'transferring') {
+      const all = async () => ((await partsInBucket()).length === cases.length ? true : undefined);
+      await until('parts of each file', all);
     }
-    first.kill('SIGKILL');
-    await once(first, 'exit');
+    child.kill('SIGKILL');
+    await once(child, 'exit');
+  }
+
+  async function cancelAll(cases: readonly Case[]): Promise<void> {
+    const client = await DBOSClient.create({ systemDatabaseUrl: world.databaseUrl });
+    for (const { key, finishes } of cases) if (!finishes) await client.cancelWorkflow(key);
+    await client.destroy();
+    // as if the cancel had come between the last step and the end
+    const over = cases.filter(({ finishes }) => finishes).map(({ key }) => key);
+    const sql = `update dbos.workflow_status set status = 'CANCELLED', completed_at = updated_at where workflow_uuid = any($1)`;
+    await world.pool.query(sql, [over]);
+  }
+
+  /** What is wrong with the cases, one line each. */
+  async function faultsIn(cases: readonly Case[], isKept: (test: Case) => boolean): Promise<string[]> {
+    const faults: string[] = [];
+    for (const test of cases) {
+      const [row, object] = [await world.row(test.key), await world.object(test.key)];
+      const isWhole = row === 'active' && object === test.content;
+      const isNothing = row === undefined && object === undefined;
+      if (!(isKept(test) ? isWhole : isNothing)) faults.push(`${test.title}: row ${row}, ${object?.length} bytes`);
+    }
+    return faults;
+  }
+
+  const runs = [...moments, 'transferring', 'failing'] as const;
+  const rounded = runs.flatMap((moment) =>
+    Array.from({ length: rounds }, (_, index) => ({ moment, round: index + 1 })),
+  );
+  it.each(rounded)('$moment: each workflow ends what it was doing, round $round', async ({ moment, round }) => {
+    const cases = casesOf(moment, round);
+    for (const { loseFile, path } of cases) if (loseFile && path) writeFileSync(path, large);
+    await runKilled(moment, cases);
     for (const { loseFile, path } of cases) if (loseFile && path) rmSync(path);
     const second = start(2, moment, cases);
     const answers = await hears(second, ({ done }) => done);
     second.disconnect();
     await once(second, 'exit');
-    return answers;
-  }
+    const wrong = cases.filter((test) => !expectedAnswer(test, moment).test(answers[test.key] ?? 'none'));
+    expect(wrong.map(({ title, key }) => `${title}: ${answers[key]}`)).toEqual([]);
+    expect(await faultsIn(cases, ({ key, kind }) => kind !== 'delete' && answers[key] === 'ok')).toEqual([]);
+    expect(await partsInBucket()).toEqual([]);
+  });
 
-  const runs = moments.flatMap((moment) =>
-    Array.from({ length: rounds }, (_, index) => ({ moment, round: index + 1 })),
-  );
-  it.each(runs)('$moment: each workflow ends what it was doing, round $round', async ({ moment, round }) => {
-    const cases = casesOf(moment, round);
-    for (const { loseFile, path } of cases) if (loseFile && path) writeFileSync(path, large);
-    const answers = await runKilled(moment, cases);
-    const wrong: string[] = [];
-    for (const test of cases) {
-      const answer = answers[test.key] ?? 'none';
-      const [row, object] = [await world.row(test.key), await world.object(test.key)];
-      const isKept = test.kind !== 'delete' && answer === 'ok';
-      const isRight = isKept ? row === 'active' && object === test.content : row === undefined && object === undefined;
-      if (!isRight) wrong.push(`${test.title}: ${answer}, row ${row}, object of ${object?.length} bytes`);
-      if (!expectedAnswer(test, moment).test(answer)) wrong.push(`${test.title}: ${answer}`);
-    }
-    expect(wrong).toEqual([]);
-    const { Uploads: parts = [] } = await world.client.send(new ListMultipartUploadsCommand({ Bucket: world.bucket }));
-    expect(parts).toEqual([]);
+  it('leaves nothing of an upload whose recovery takes another way than was recorded', async () => {
+    const key = 'plain';
+    const test: Case = { title: key, key, mode: 'plain', kind: 'presigned', callback: 'headS3Object', content };
+    await runKilled('before', [test]);
+    expect(await world.row(key)).toBe('pending');
+    const second = start(2, 'before', [test]);
+    const answers = await hears(second, ({ done }) => done);
+    second.disconnect();
+    await once(second, 'exit');
+    expect(answers[key]).toMatch(/^duplicate key .* 23505$/); // the insert was made again
+    expect(await faultsIn([test], () => false)).toEqual([]);
+  });
+
+  it('undoes what was cancelled while it did not run, and only that', async () => {
+    const cases = casesOf('cancelled', 1);
+    await runKilled('cancelled', cases);
+    await cancelAll(cases);
+    const second = start(2, 'cancelled', cases);
+    const undone = async () => ((await faultsIn(cases, isOver)).length === 0 ? true : undefined);
+    const isOver = ({ finishes }: Case): boolean => finishes === true;
+    await until('nothing but what was over', undone).catch(() => undefined);
+    expect(await faultsIn(cases, isOver)).toEqual([]);
+    await hears(second, ({ done }) => done);
+    expect(await faultsIn(cases, isOver)).toEqual([]);
+    second.disconnect();
+    await once(second, 'exit');
   });
 });

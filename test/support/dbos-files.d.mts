@@ -2,7 +2,7 @@ import type { S3Client } from '@aws-sdk/client-s3';
 import type { CallContext, FileRecord, S3FileOptions, S3WorkflowConfig, UploadContent } from '@large-payload/dbos';
 import type { Pool } from 'pg';
 
-export type Mode = 'steps' | 'transactions';
+export type Mode = 'steps' | 'transactions' | 'plain';
 export type WorkflowKind = 'upload' | 'presigned' | 'delete';
 export type CallbackName =
   | 'putS3Contents'

@@ -1,6 +1,6 @@
 // The upload, presigned and delete workflows of @large-payload/dbos around callbacks that fail on demand: on the
-// ready-made callbacks (`steps`), or on transactions of a DBOS data source (`transactions`), as users of the old library
-// have them. Plain JavaScript: processes that are to be killed run it without a compiler.
+// ready-made callbacks (`steps`), on transactions of a DBOS data source (`transactions`), as users of the old library
+// have them, or on statements that nobody records (`plain`), as they should not. Plain JavaScript: processes that are to be killed run it without a compiler.
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { DBOS } from '@dbos-inc/dbos-sdk';
 import * as datasource from '@dbos-inc/dbos-sdk/datasource';
@@ -28,7 +28,7 @@ export const callbackNames = {
 
 /** Before DBOS.launch(). `around(name, key, call, context)` runs each callback; `call(context?)` is the real one. */
 export function registerFiles({ pool, client, bucket, table, mode, around, config }) {
-  const onTable = mode === 'steps' ? pgCallbacks({ pool, table }) : dataSourceCallbacks(pool, table);
+  const onTable = mode === 'steps' ? pgCallbacks({ pool, table }) : ownCallbacks(pool, table, mode);
   const real = { ...s3Callbacks({ client, bucket, partSizeBytes: 5 * 1024 * 1024 }), ...onTable };
   const callbacks = { databaseSteps: real.databaseSteps };
   // A callback has its context last, after the arguments that it is known for.
@@ -54,28 +54,24 @@ export function registerFiles({ pool, client, bucket, table, mode, around, confi
 }
 
 /** What the README of the old library shows, on a data source of DBOS 5. */
-function dataSourceCallbacks(pool, table) {
+function ownCallbacks(pool, table, mode) {
   const files = new PgDataSource(`files-${table}`, pool);
-  datasource.registerDataSource(files);
-  const run = (name, rec, sql, values) =>
-    datasource.runTransaction(
-      async () => {
-        const { rowCount } = await files.client.query(sql, values);
-        return rowCount;
-      },
-      name,
-      { dsName: files.name },
-    );
+  if (mode === 'transactions') datasource.registerDataSource(files);
+  const run = async (name, sql, values) => {
+    if (mode === 'plain') return (await pool.query(sql, values)).rowCount;
+    const transaction = async () => (await files.client.query(sql, values)).rowCount;
+    return datasource.runTransaction(transaction, name, { dsName: files.name });
+  };
   const insert = (name, rec, state) =>
-    run(name, rec, `insert into ${table} (key, state, upload_id, record) values ($1, $2, '', '{}')`, [rec.key, state]);
+    run(name, `insert into ${table} (key, state, upload_id, record) values ($1, $2, '', '{}')`, [rec.key, state]);
   return {
     newActiveFile: (rec) => insert('insertActive', rec, 'active'),
     newPendingFile: (rec) => insert('insertPending', rec, 'pending'),
     fileActivated: async (rec) => {
-      const rows = await run('activate', rec, `update ${table} set state = 'active' where key = $1`, [rec.key]);
+      const rows = await run('activate', `update ${table} set state = 'active' where key = $1`, [rec.key]);
       if (rows !== 1) throw new Error(`no row ${rec.key}`);
     },
-    fileDeleted: (rec) => run('delete', rec, `delete from ${table} where key = $1`, [rec.key]),
+    fileDeleted: (rec) => run('delete', `delete from ${table} where key = $1`, [rec.key]),
   };
 }
 

@@ -1,8 +1,9 @@
 import { DBOS } from '@dbos-inc/dbos-sdk';
 import type { FileRecord, S3WorkflowCallbacks } from './callbacks.js';
 import { isRefusedByDatabase } from './errors.js';
+import { cleanAfterPosts } from './give-up.js';
 import { register } from './register.js';
-import { cleanAfterPosts, runInFrame } from './run.js';
+import { runInFrame } from './run.js';
 import type { S3WorkflowConfig } from './settings.js';
 
 /**
@@ -24,11 +25,10 @@ export function registerS3DeleteWorkflow<R extends FileRecord, Options = unknown
 export function registerS3DeleteWorkflow<R extends FileRecord, Options>(
   ...given: (S3WorkflowConfig | S3WorkflowCallbacks<R, Options> | undefined)[]
 ): (rec: R) => Promise<unknown> {
-  const { frame, registration } = register<R, Options>(given, {
+  const { frame, registration } = register<R, Options>(given, 's3Delete', {
     kind: 'delete',
-    defaultName: 's3Delete',
     lastEffect: 'deleteS3Object',
-    undoOf: () => ({ row: true, object: true }),
+    leftBy: () => ({ row: true, object: true, openUntilMs: 0 }),
   });
   const { callbacks, settings } = frame;
 
@@ -44,7 +44,7 @@ export function registerS3DeleteWorkflow<R extends FileRecord, Options>(
           try {
             await run.database('fileDeleted', (context) => callbacks.fileDeleted(rec, context));
           } catch (error) {
-            if (isRefusedByDatabase(error)) run.row = run.object = false;
+            if (isRefusedByDatabase(error)) run.keep.add('row').add('object');
             throw error;
           }
           const returned = await run.step('deleteS3Object', 'storage', (context) =>

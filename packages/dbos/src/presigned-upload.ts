@@ -1,8 +1,9 @@
 import { DBOS } from '@dbos-inc/dbos-sdk';
 import type { FileRecord, PresignedPost, S3WorkflowCallbacks } from './callbacks.js';
 import { isNotFound, S3WorkflowError } from './errors.js';
+import type { Run } from './frame.js';
 import { register } from './register.js';
-import { isForeign, type Run, runInFrame } from './run.js';
+import { isForeign, runInFrame } from './run.js';
 import type { S3WorkflowConfig } from './settings.js';
 
 /** AWS signs for a week at most. */
@@ -29,13 +30,12 @@ export function registerS3PresignedUploadWorkflow<R extends FileRecord, Options 
 export function registerS3PresignedUploadWorkflow<R extends FileRecord, Options>(
   ...given: (S3WorkflowConfig | S3WorkflowCallbacks<R, Options> | undefined)[]
 ): (rec: R, timeoutSeconds: number, options?: Options) => Promise<R> {
-  const { frame, registration } = register<R, Options>(given, {
+  const { frame, registration } = register<R, Options>(given, 's3PresignedUpload', {
     kind: 'upload',
-    defaultName: 's3PresignedUpload',
     lastEffect: 'fileActivated',
-    undoOf: (steps) => {
+    leftBy: (steps) => {
       const post = steps.find(({ name, error }) => name === 'createPresignedPost' && error === null)?.output;
-      return { row: true, object: true, openUntilMs: expiryOf(post as PresignedPost | undefined) ?? 0 };
+      return { row: true, object: post != null, openUntilMs: expiryOf(post as PresignedPost | undefined) ?? 0 };
     },
   });
   const { callbacks, settings } = frame;
@@ -77,7 +77,7 @@ export function registerS3PresignedUploadWorkflow<R extends FileRecord, Options>
     try {
       await run.database('newPendingFile', (context) => callbacks.newPendingFile(run.rec, context));
     } catch (error) {
-      if (isForeign(run, error)) run.row = false;
+      if (isForeign(run, error)) run.keep.add('row');
       throw error;
     }
   }

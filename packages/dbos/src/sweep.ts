@@ -5,30 +5,18 @@
 import { DBOS, type WorkflowStatus } from '@dbos-inc/dbos-sdk';
 import type { FileRecord } from './callbacks.js';
 import { messageOf } from './errors.js';
+import { cleanUpID, type Frame } from './frame.js';
+import { reason, startOutside } from './give-up.js';
 import { outsideWorkflow } from './outside.js';
-import { cleanUpID, type Frame, reason, startOutside } from './run.js';
 
 const everyMs = 600_000;
 const lookBackMs = 7 * 24 * 3600_000;
 const maxFound = 1000;
 
-export interface RecordedStep {
-  readonly name: string;
-  readonly output: unknown;
-  readonly error: Error | null;
-}
-
-/** What a cancelled workflow may have left, by what it has recorded. */
-export type UndoOf = (steps: readonly RecordedStep[]) => { row: boolean; object: boolean; openUntilMs?: number };
-
-export function sweepCancelled<R extends FileRecord, Options>(
-  frame: Frame<R, Options>,
-  lastEffect: string,
-  undoOf: UndoOf,
-): void {
+export function sweepCancelled<R extends FileRecord, Options>(frame: Frame<R, Options>): void {
   let timer: NodeJS.Timeout | undefined;
   const run = (): void => {
-    outsideWorkflow(() => sweep(frame, lastEffect, undoOf)).catch((error: unknown) => {
+    outsideWorkflow(() => sweep(frame)).catch((error: unknown) => {
       DBOS.logger.warn(`Cancelled workflows of ${frame.names.name} were not looked for: ${messageOf(error)}`);
     });
   };
@@ -41,11 +29,7 @@ export function sweepCancelled<R extends FileRecord, Options>(
   });
 }
 
-async function sweep<R extends FileRecord, Options>(
-  frame: Frame<R, Options>,
-  lastEffect: string,
-  undoOf: UndoOf,
-): Promise<void> {
+async function sweep<R extends FileRecord, Options>(frame: Frame<R, Options>): Promise<void> {
   const sinceMs = Date.now() - lookBackMs;
   const found = await DBOS.listWorkflows({
     workflowName: frame.names.name,
@@ -69,20 +53,18 @@ async function sweep<R extends FileRecord, Options>(
     ),
   );
   for (const status of ended) {
-    if (!known.has(cleanUpID(status.workflowID))) await undo(frame, status, lastEffect, undoOf);
+    if (!known.has(cleanUpID(status.workflowID))) await undo(frame, status);
   }
 }
 
 async function undo<R extends FileRecord, Options>(
   frame: Frame<R, Options>,
   { workflowID, status, input }: WorkflowStatus,
-  lastEffect: string,
-  undoOf: UndoOf,
 ): Promise<void> {
   const steps = (await DBOS.listWorkflowSteps(workflowID)) ?? [];
   // Everything was done before the cancel came.
-  if (steps.some(({ name, error }) => name === lastEffect && error === null)) return;
-  const { row, object, openUntilMs = 0 } = undoOf(steps);
+  if (steps.some(({ name, error }) => name === frame.lastEffect && error === null)) return;
+  const { row, object, openUntilMs } = frame.leftBy(steps);
   const nowMs = Date.now();
   const lastMs = Math.max(openUntilMs, nowMs);
   await startOutside(frame, cleanUpID(workflowID), {

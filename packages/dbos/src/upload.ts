@@ -2,8 +2,9 @@ import { access, rm } from 'node:fs/promises';
 import { DBOS } from '@dbos-inc/dbos-sdk';
 import type { FileContent, FileRecord, S3WorkflowCallbacks, UploadContent } from './callbacks.js';
 import { S3WorkflowError } from './errors.js';
+import type { Run } from './frame.js';
 import { register } from './register.js';
-import { isForeign, type Run, runInFrame } from './run.js';
+import { isForeign, runInFrame } from './run.js';
 import type { S3WorkflowConfig } from './settings.js';
 
 /**
@@ -24,13 +25,13 @@ export function registerS3UploadWorkflow<R extends FileRecord, Options = unknown
 export function registerS3UploadWorkflow<R extends FileRecord, Options>(
   ...given: (S3WorkflowConfig | S3WorkflowCallbacks<R, Options> | undefined)[]
 ): (rec: R, content: UploadContent, options?: Options) => Promise<R> {
-  const { frame, registration } = register<R, Options>(given, {
+  const { frame, registration } = register<R, Options>(given, 's3Upload', {
     kind: 'upload',
-    defaultName: 's3Upload',
     lastEffect: 'newActiveFile',
-    undoOf: (steps) => ({
+    leftBy: (steps) => ({
       row: steps.some(({ name, error }) => name === 'putS3Contents' && error === null),
       object: true,
+      openUntilMs: 0,
     }),
   });
   const { callbacks, settings } = frame;
@@ -56,7 +57,7 @@ export function registerS3UploadWorkflow<R extends FileRecord, Options>(
         await callbacks.putS3Contents(run.rec, content, options, context);
       });
     } catch (error) {
-      if (isForeign(run, error)) run.object = false;
+      if (isForeign(run, error)) run.keep.add('object');
       throw error;
     }
   }
@@ -66,7 +67,7 @@ export function registerS3UploadWorkflow<R extends FileRecord, Options>(
     try {
       await run.database('newActiveFile', (context) => callbacks.newActiveFile(run.rec, context), 'done');
     } catch (error) {
-      if (isForeign(run, error)) run.row = false;
+      if (isForeign(run, error)) run.keep.add('row');
       throw error;
     }
   }
