@@ -208,14 +208,18 @@ describe('Postgres', () => {
     const two = [await beginAndRun({ url }), await beginAndRun({ url })] as const;
     await two[0].start('gated', 'outage', { gate: schema });
     await there.untilDone('outage', 'at the gate');
+    const third = await beginAndRun({ url });
     await first.stop();
+    await third.close(); // it ends, though it cannot say goodbye
     await delay(1.5 * timeoutMs); // the outage itself
     const second = await startEmbeddedPostgres({ dataDir, maxConnections: 60 });
     await untilLeads(...two);
     await there.open(schema);
     await there.untilEnded('outage');
-    await delay(1.5 * timeoutMs); // the leader has looked
-    expect((await there.replicas()).map(({ gone_at: goneAt }) => goneAt)).toEqual([null, null]);
+    const goneOf = async (pid: number): Promise<unknown> =>
+      (await there.replicas()).find((row) => row.pid === pid)?.gone_at;
+    await until('the end of the third, noticed', async () => ((await goneOf(third.pid)) === null ? undefined : true));
+    expect(await Promise.all(two.map(({ pid }) => goneOf(pid)))).toEqual([null, null]);
     expect((await there.of('outage')).map(({ step }) => step)).toEqual(['before', 'at the gate', 'after']);
     for (const replica of two) await replica.close();
     await own.end();

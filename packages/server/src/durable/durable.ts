@@ -70,6 +70,7 @@ const hourMs = 3_600_000;
 /** How long rows of gone replicas are kept, once nothing of theirs is unfinished. */
 const goneRetentionMs = 24 * hourMs;
 const reportMs = 60_000;
+const letGoMs = 2000;
 
 /** Starts in the background: Postgres may be away. Throws CONFIG_INVALID when this process runs DBOS already. */
 export function startDurable<Table extends WorkflowTable>(options: DurableOptions<Table>): Durable<Table> {
@@ -114,7 +115,8 @@ export function startDurable<Table extends WorkflowTable>(options: DurableOption
       stop.abort();
       await runtime.close(drainMs); // still with signs of life: what drains is not to be taken over
       await replica.close();
-      await Promise.all([leading, taking]);
+      // a round may be waiting for a Postgres that is away
+      await Promise.race([Promise.all([leading, taking]), delay(letGoMs, undefined, { ref: false })]);
       await database.close();
     },
   };

@@ -96,7 +96,7 @@ export function joinReplicas(options: ReplicaOptions): Replica {
 class Member {
   readonly closing = new AbortController();
   registeredId: string | undefined;
-  leadership: Leadership | undefined;
+  #leadership: Leadership | undefined;
   readonly #options: ReplicaOptions;
   readonly #sql: ReturnType<typeof replicaStatements>;
   #id = newExecutorId();
@@ -105,6 +105,10 @@ class Member {
   constructor(options: ReplicaOptions) {
     this.#options = options;
     this.#sql = replicaStatements(options.schema);
+  }
+
+  get leadership(): Leadership | undefined {
+    return this.#leadership?.signal.aborted === false ? this.#leadership : undefined;
   }
 
   async run(): Promise<void> {
@@ -145,7 +149,6 @@ class Member {
       return String(over.signal.reason);
     } finally {
       end('closed'); // nobody leads from here on, whatever the server knows of it
-      this.leadership = undefined;
       this.closing.signal.removeEventListener('abort', onClosing);
       await this.#leave(client);
     }
@@ -180,7 +183,7 @@ class Member {
     const row = await ask(client, this.#sql.newEpoch, [this.#id]);
     if (row === undefined || over.aborted) return;
     const epoch = String(row.epoch);
-    this.leadership = {
+    this.#leadership = {
       executorId: this.#id,
       epoch,
       signal: over,
@@ -188,7 +191,7 @@ class Member {
       transaction: (work) => inEpoch(database, this.#sql.holdEpoch, epoch, over, work),
     };
     log(`this replica leads (epoch ${epoch})`);
-    onLead?.(this.leadership);
+    onLead?.(this.#leadership);
   }
 
   async #leave(client: pg.Client): Promise<void> {

@@ -11,12 +11,12 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { DBOS } from '@dbos-inc/dbos-sdk';
 import { LpsError } from '@large-payload/core';
-import pg from 'pg';
 import type { Logger } from 'pino';
 import { connectionSettings } from '../catalog/database.js';
 import { durablePoolSize } from './connections.js';
 import { withLaunchLock } from './launch-lock.js';
 import { dbosLogger } from './log.js';
+import { PatientPool } from './patient-pool.js';
 import { applicationName, type Workflow, type WorkflowTable, workflowSchema } from './workflows.js';
 
 export interface RuntimeOptions<Table extends WorkflowTable> {
@@ -26,8 +26,8 @@ export interface RuntimeOptions<Table extends WorkflowTable> {
   readonly applicationVersion: string;
   readonly workflows: Table;
   readonly log: Logger;
-  /** After each launch. */
-  readonly onRunning?: (executorId: string) => void;
+  /** How long `start` waits for Postgres. Default 10 s. */
+  readonly answerMs?: number;
 }
 
 export interface DurableRuntime<Table extends WorkflowTable> {
@@ -37,7 +37,8 @@ export interface DurableRuntime<Table extends WorkflowTable> {
   setExecutorId(executorId: string): void;
   /**
    * Begins a workflow, unless there is one of this id; resolves when it is written down and will end, whatever happens.
-   * Throws TRY_AGAIN while no workflow can be begun.
+   * Throws TRY_AGAIN while no workflow can be begun, CATALOG_UNAVAILABLE when Postgres does not answer: then it may
+   * begin later.
    */
   start<Name extends keyof Table & string>(name: Name, id: string, input: Parameters<Table[Name]>[0]): Promise<void>;
   /** Workflows under way get so long to finish; what is left goes on elsewhere, or at the next start. */
@@ -48,6 +49,8 @@ const firstBackOffMs = 500;
 const maxBackOffMs = 30_000;
 /** For letting go of connections; DBOS may be waiting for a Postgres that is away. */
 const letGoMs = 5000;
+
+const usualAnswerMs = 10_000;
 
 /** DBOS needs a URL only where it opens connections itself; so no log line of its can hold ours. */
 const noUrl = 'postgresql://lps@localhost/lps';
@@ -70,7 +73,7 @@ export function startRuntime<Table extends WorkflowTable>(options: RuntimeOption
       const workflow = registered.get(name);
       if (workflow === undefined) throw new LpsError('INTERNAL', `there is no workflow ${name}`);
       if (runtime.runningId === undefined) throw notRunning();
-      await DBOS.startWorkflow(workflow, { workflowID: id })(input);
+      await answered(DBOS.startWorkflow(workflow, { workflowID: id })(input), options.answerMs ?? usualAnswerMs);
     },
     async close(drainMs) {
       runtime.close(drainMs);
@@ -85,6 +88,21 @@ let isTaken = false;
 /** Why a workflow cannot be begun, or looked at. */
 export function notRunning(): LpsError {
   return new LpsError('TRY_AGAIN', 'the durable work of the service has not started yet, or Postgres is away');
+}
+
+/** DBOS waits for a Postgres that is away for as long as it takes; a caller does not. */
+async function answered<T>(answer: Promise<T>, withinMs: number): Promise<T> {
+  const over = new AbortController();
+  const late = delay(withinMs, undefined, { signal: over.signal, ref: false }).then(() => {
+    throw new LpsError('CATALOG_UNAVAILABLE', 'Postgres does not answer; the workflow may begin later');
+  });
+  late.catch(() => undefined);
+  answer.catch(() => undefined);
+  try {
+    return await Promise.race([answer, late]);
+  } finally {
+    over.abort();
+  }
 }
 
 class Runtime<Table extends WorkflowTable> {
@@ -107,6 +125,7 @@ class Runtime<Table extends WorkflowTable> {
 
   close(drainMs: number): void {
     this.#drainMs = drainMs;
+    this.runningId = undefined; // what begins now could not be waited for
     this.#closing.abort();
     this.#onChange();
   }
@@ -133,7 +152,7 @@ class Runtime<Table extends WorkflowTable> {
 
   /** From a launch to the end of that identity, or of the service. `false` when the launch failed. */
   async #runAs(id: string): Promise<boolean> {
-    const { log, onRunning } = this.#options;
+    const { log } = this.#options;
     const pool = this.#openPool();
     try {
       const since = performance.now();
@@ -142,7 +161,6 @@ class Runtime<Table extends WorkflowTable> {
       if (this.#wantedId === id && !this.#closing.signal.aborted) {
         const changed = this.#change();
         this.runningId = id;
-        onRunning?.(id);
         await changed;
       }
       return true;
@@ -155,7 +173,7 @@ class Runtime<Table extends WorkflowTable> {
     }
   }
 
-  #launch(id: string, pool: pg.Pool): Promise<void> {
+  #launch(id: string, pool: PatientPool): Promise<void> {
     const { databaseUrl, schema, applicationVersion, log } = this.#options;
     return withLaunchLock({ url: databaseUrl, schema, signal: this.#closing.signal }, async () => {
       DBOS.setConfig({
@@ -171,8 +189,8 @@ class Runtime<Table extends WorkflowTable> {
     });
   }
 
-  #openPool(): pg.Pool {
-    const pool = new pg.Pool({
+  #openPool(): PatientPool {
+    const pool = new PatientPool({
       ...connectionSettings(this.#options.databaseUrl, 'lps durable'),
       max: durablePoolSize,
       connectionTimeoutMillis: 30_000, // many waiting workflows share few connections
@@ -183,7 +201,7 @@ class Runtime<Table extends WorkflowTable> {
     return pool;
   }
 
-  async #stop(pool: pg.Pool): Promise<void> {
+  async #stop(pool: PatientPool): Promise<void> {
     const drainMs = this.#closing.signal.aborted ? this.#drainMs : 0;
     const stop = async (): Promise<void> => {
       await DBOS.shutdown({ workflowCompletionTimeoutMS: drainMs });

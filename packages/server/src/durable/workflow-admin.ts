@@ -92,22 +92,22 @@ const maxErrorChars = 300;
 export function openWorkflowAdmin(options: WorkflowAdminOptions): WorkflowAdmin {
   const { source, database, schema, versions = [applicationVersion, ...compatibleVersions] } = options;
   const sql = replicaStatements(schema);
-  const summarize = async (found: readonly WorkflowStatus[]): Promise<WorkflowSummary[]> => {
-    if (found.length === 0) return [];
+  const query = async (filter: Parameters<WorkflowSource['listWorkflows']>[0]): Promise<WorkflowSummary[]> => {
+    // asked first, because it fails while Postgres is away; DBOS would wait
     const living = await database.run(sql.livingVersions, []);
     const served = new Set([...versions, ...living.map((row) => String(row.application_version))]);
+    const found = await source().listWorkflows({ ...filter, loadInput: false });
     return found.map((workflow) => summaryOf(workflow, served));
   };
   const find = async (id: string): Promise<WorkflowSummary> => {
-    const [found] = await summarize(await source().listWorkflows({ workflowIDs: [id], loadInput: false }));
+    const [found] = await query({ workflowIDs: [id] });
     if (found === undefined) throw new LpsError('WORKFLOW_NOT_FOUND', 'there is no such workflow');
     return found;
   };
   return {
     async list({ states, limit, offset = 0 }) {
       const filter = states === undefined ? {} : { status: statusesOf(states) };
-      const page = { limit, offset, sortDesc: true, loadInput: false, loadOutput: true };
-      return summarize(await source().listWorkflows({ ...filter, ...page }));
+      return query({ ...filter, limit, offset, sortDesc: true });
     },
     async show(id) {
       const summary = await find(id);
