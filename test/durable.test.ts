@@ -106,20 +106,6 @@ describe('replicas', () => {
     expect(await steps('led')).toEqual(['before', 'at the gate', 'at the gate', 'after']);
   });
 
-  it('keep the deadline of what was waiting', async () => {
-    const first = await beginAndRun();
-    await first.start('waiting', 'waiter', { seconds: 6 });
-    await until('the wait', async () => ((await effects.workflow('waiter')) === undefined ? undefined : true));
-    const second = await beginAndRun();
-    await first.kill();
-    await effects.untilEnded('waiter');
-    const { waitedMs } = await outputOf('waiter');
-    // anew it would be the time until the takeover, and six seconds more
-    expect(waitedMs).toBeGreaterThanOrEqual(5900);
-    expect(waitedMs).toBeLessThan(timeoutMs + 6000);
-    await second.close();
-  });
-
   it('take up at once what one left that said goodbye', async () => {
     const first = await beginAndRun({ timeoutMs: 60_000 });
     const second = await beginAndRun({ timeoutMs: 60_000 });
@@ -130,6 +116,21 @@ describe('replicas', () => {
     await effects.open(schema);
     await effects.untilEnded('left');
     expect((await effects.of('left')).at(-1)?.pid).toBe(second.pid);
+  });
+});
+
+describe('a process that is alone on its database', () => {
+  it('goes on at once with what the one before it left, though that was killed a moment ago', async () => {
+    const alone = { timeoutMs: 60_000, isAlone: true };
+    const first = await beginAndRun(alone);
+    await first.start('gated', 'alone', { gate: schema });
+    await effects.untilDone('alone', 'at the gate');
+    await first.kill();
+    const second = await beginAndRun(alone);
+    await effects.untilDone('alone', 'at the gate', 2);
+    await effects.open(schema);
+    await effects.untilEnded('alone');
+    expect((await effects.of('alone')).at(-1)?.pid).toBe(second.pid);
   });
 });
 
@@ -226,16 +227,3 @@ describe('Postgres', () => {
     await second.stop();
   });
 });
-
-async function outputOf(id: string): Promise<{ waitedMs: number }> {
-  const row = await effects.workflow(id);
-  const text = String(row?.output ?? (await storedOutput(id)));
-  return (JSON.parse(text) as { json: { waitedMs: number } }).json;
-}
-
-async function storedOutput(id: string): Promise<string> {
-  const { rows } = await pool.query(`SELECT output FROM "${schema}_dbos".workflow_output WHERE workflow_uuid = $1`, [
-    id,
-  ]);
-  return String(rows[0]?.output);
-}

@@ -89,10 +89,18 @@ describeWith(describe, 'three replicas on one bucket', s3, (s3) => {
 
   it('have another leader when theirs is killed, and take the dead one for gone within the bound', async () => {
     const leader = await untilOneLeads();
+    // what an upload leaves that a crash has cut off
+    await pool.query(
+      `INSERT INTO lps.lease (blob_id, size, generation, expires_at) VALUES (0, 1, 1, now() - interval '1 s')`,
+    );
     await leader.kill();
     services = services.filter((service) => service !== leader);
     expect(await untilOneLeads()).not.toBe(leader);
     await untilGone(leader);
+    await until('its housekeeping, done by the next one', async () => {
+      const { rows } = await pool.query('SELECT FROM lps.lease WHERE blob_id = 0');
+      return rows.length === 0 || undefined;
+    });
     await expectServed();
     services.push(await start());
     await untilOneLeads();

@@ -62,7 +62,7 @@ export class ReplicaProcess {
     await this.#until(`launch ${times}`, () => this.#count((message) => message.running === true) >= times);
   }
 
-  async start(name: 'gated' | 'waiting', id: string, input: object): Promise<void> {
+  async start(name: 'gated', id: string, input: object): Promise<void> {
     this.#child.send({ start: [name, id, input] });
     await this.#until(`the start of ${id}`, () => this.#count(({ started }) => started === id) > 0);
   }

@@ -192,6 +192,24 @@ describe('silence', () => {
   });
 });
 
+describe('a row of a gone replica', () => {
+  it('is forgotten after a while, unless something of its replica is unfinished', async () => {
+    const sql = replicaStatements(site.schema);
+    const add = (id: string, goneAt: string): Promise<unknown> =>
+      site.sql.query(`INSERT INTO ${site.schema}.replica (executor_id, application_version, service_version, host, pid, gone_at)
+        VALUES ('${id}', '1', '1', 'h', 1, ${goneAt})`);
+    await add('lives', 'NULL');
+    await add('young', `now() - interval '59 min'`);
+    await add('unfinished', `now() - interval '61 min'`);
+    await add('finished', `now() - interval '61 min'`);
+    const old = await site.database.run(sql.goneBefore, [3_600_000]);
+    expect(old.map((row) => row.executor_id).sort()).toEqual(['finished', 'unfinished']);
+    const removed = await site.database.run(sql.removeOld, [3_600_000, ['unfinished']]);
+    expect(removed.map((row) => row.executor_id)).toEqual(['finished']);
+    expect((await site.rows()).map((row) => row.executor_id).sort()).toEqual(['lives', 'unfinished', 'young']);
+  });
+});
+
 describe("a leader's task", () => {
   it('runs at once and again, goes on after a failure, and ends with the leadership', async () => {
     const leader = await leaderOf(site.join());
