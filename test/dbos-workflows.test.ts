@@ -354,6 +354,26 @@ describeWith(describe, 'the DBOS workflows', s3, (s3) => {
     await world.removeObject(key);
   });
 
+  it('start no clean-up for an execution that has lost its workflow', async () => {
+    const key = newFileKey();
+    const gate = openable();
+    gates.set(`newActiveFile ${key}`, gate.opened);
+    broken.add(`newActiveFile ${key}`);
+    const handle = await upload(files.transactions, { key }, 'content');
+    await until('the object', () => world.object(key));
+    const update = 'update dbos.workflow_status set owner_xid = $2 where workflow_uuid = $1';
+    await world.pool.query(update, [handle.workflowID, 'another process']);
+    gate.open();
+    await until('the warning of DBOS', async () =>
+      warnings.some((line) => line.includes(`${handle.workflowID} is no longer owned`)) ? true : undefined,
+    );
+    expect(await DBOS.retrieveWorkflow(`${handle.workflowID}-cleanup`).getStatus()).toBeNull();
+    expect(await world.object(key)).toBe('content');
+    await DBOS.cancelWorkflow(handle.workflowID); // the other process does not exist
+    await expect(handle.getResult()).rejects.toThrow();
+    await world.removeObject(key);
+  });
+
   it('refuse large strings and bytes, and say what to do', async () => {
     for (const content of ['äöäöäö', new Uint8Array(11)]) {
       const key = newFileKey();
