@@ -11,6 +11,9 @@ import { parse } from 'yaml';
 import { allSettings, envOf } from '../packages/server/src/config/settings.ts';
 import { says } from './support/says.ts';
 
+/** Two installations. */
+const installMs = 300_000;
+
 const run = promisify(execFile);
 const root = fileURLToPath(new URL('..', import.meta.url));
 const dockerfile = readFileSync(join(root, 'deploy/Dockerfile'), 'utf8');
@@ -120,6 +123,7 @@ it.runIf(isRegistryThere && process.platform === 'linux')(
     await expect(run(node, args, { env: { ...process.env, LPS_PORT: port } })).rejects.toMatchObject({ code: 1 });
     expect(service.ended).toBe('exit code 0');
   },
+  installMs,
 );
 
 /** Gives directories to a user who is nobody else here, and says how to run as him. */

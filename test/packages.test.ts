@@ -10,6 +10,9 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { says } from './support/says.ts';
 import { startService } from './support/service.ts';
 
+/** For an installation of some 400 packages. */
+const installMs = 300_000;
+
 const run = promisify(execFile);
 const root = fileURLToPath(new URL('..', import.meta.url));
 const bin = (name: string): string => join(root, 'node_modules', '.bin', name);
@@ -86,7 +89,7 @@ describeWith(describe, 'a project made from the packed packages', temporal || un
 
   describe.each(['npm', 'pnpm'] as const)('with %s', (manager) => {
     const project = tempDir(`project-${manager}`);
-    beforeAll(() => install(manager, project));
+    beforeAll(() => install(manager, project), installMs);
 
     it('has both kinds of modules, each whole', async () => {
       const use = `
@@ -128,19 +131,23 @@ describeWith(describe, 'a project made from the packed packages', temporal || un
     });
   });
 
-  it('tells a project with protobufjs 7 what to install', async () => {
-    const project = tempDir('project-protobufjs');
-    // npm refuses the pair of versions unless it is told to look away; older applications have such a setting for good
-    await install('npm', project, { protobufjs: '^7.5.0' }, ['--legacy-peer-deps']);
-    const worker = await run(process.execPath, ['worker.js'], {
-      cwd: project,
-      env: { ...env, TEMPORAL_ADDRESS: temporal.address, MODE: 'driver' },
-    }).then(
-      () => 'it ran',
-      (error: { stderr: string }) => error.stderr,
-    );
-    expect(worker).toMatch(/npm install protobufjs@\^8\.7\.1/);
-  });
+  it(
+    'tells a project with protobufjs 7 what to install',
+    async () => {
+      const project = tempDir('project-protobufjs');
+      // npm refuses the pair of versions unless it is told to look away; older applications have such a setting for good
+      await install('npm', project, { protobufjs: '^7.5.0' }, ['--legacy-peer-deps']);
+      const worker = await run(process.execPath, ['worker.js'], {
+        cwd: project,
+        env: { ...env, TEMPORAL_ADDRESS: temporal.address, MODE: 'driver' },
+      }).then(
+        () => 'it ran',
+        (error: { stderr: string }) => error.stderr,
+      );
+      expect(worker).toMatch(/npm install protobufjs@\^8\.7\.1/);
+    },
+    installMs,
+  );
 });
 
 /** The quickstart's files, with the tarballs in place of the workspace's packages. */
