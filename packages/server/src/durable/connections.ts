@@ -5,10 +5,17 @@ export const durablePoolSize = 8;
 /** For what a leader decides, and for reading about replicas. */
 export const replicaPoolSize = 2;
 
-/** The lock of the directory, the catalog's listener, the replica's session, the lock around a launch; and the hand tools. */
-const others = 12;
+/** The catalog's listener, the replica's session, the lock around a launch. */
+const single = 3;
+/** The lock of the data directory, hand tools beside the service, and what Postgres keeps for its administrator. */
+const others = 10;
+
+/** How many connections one `lps serve` opens at most. */
+export function serviceConnections(catalogPoolSize: number): number {
+  return catalogPoolSize + durablePoolSize + replicaPoolSize + single;
+}
 
 /** What an embedded PostgreSQL is started with. */
 export function embeddedConnections(catalogPoolSize: number): number {
-  return catalogPoolSize + durablePoolSize + replicaPoolSize + others;
+  return serviceConnections(catalogPoolSize) + others;
 }
