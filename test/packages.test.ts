@@ -19,7 +19,7 @@ const bin = (name: string): string => join(root, 'node_modules', '.bin', name);
 // npm's own settings of a run under `npm test` would be those of this workspace
 const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^npm_/i.test(name)));
 
-const packageNames = ['core', 'temporal', 'server'] as const;
+const packageNames = ['core', 'temporal', 'dbos', 'server'] as const;
 type PackageName = (typeof packageNames)[number];
 
 interface Packed {
@@ -40,9 +40,8 @@ async function pack(name: PackageName, dir: string): Promise<Packed> {
 }
 
 const dir = tempDir('packed');
-const [core, temporalPackage, server] = await Promise.all(packageNames.map((name) => pack(name, dir)));
-if (core === undefined || temporalPackage === undefined || server === undefined) throw new Error('not packed');
-const packages = { core, temporal: temporalPackage, server };
+const packed = await Promise.all(packageNames.map(async (name) => [name, await pack(name, dir)] as const));
+const packages = Object.fromEntries(packed) as Record<PackageName, Packed>;
 
 describe.each(packageNames)('@large-payload/%s, packed', (name) => {
   const { tarball, files, size } = packages[name];
