@@ -4,12 +4,15 @@ import { isLpsError } from '@large-payload/core';
 import type { Logger } from 'pino';
 import type { Leadership } from './replicas.js';
 
+/** After a round that came too early. */
+const soonMs = 5000;
+
 export interface LeaderTask {
   /** For the log. */
   readonly name: string;
   readonly everyMs: number;
   /**
-   * A round may still be under way when another replica leads already: what must not happen then is done in
+   * Throws TRY_AGAIN to be run again soon. A round may still be under way when another replica leads already: what must not happen then is done in
    * `leadership.transaction`, the rest may be done twice.
    */
   run(leadership: Leadership): Promise<void>;
@@ -27,12 +30,15 @@ export async function runWhileLeading(
 async function repeat(task: LeaderTask, leadership: Leadership, log: Logger): Promise<void> {
   const { signal } = leadership;
   while (!signal.aborted) {
+    let pauseMs = task.everyMs;
     try {
       await task.run(leadership);
     } catch (error) {
-      const isExpected = signal.aborted || isLpsError(error, 'ABORTED') || isLpsError(error, 'TRY_AGAIN');
+      const isTooEarly = isLpsError(error, 'TRY_AGAIN');
+      if (isTooEarly) pauseMs = Math.min(pauseMs, soonMs);
+      const isExpected = isTooEarly || signal.aborted || isLpsError(error, 'ABORTED');
       log[isExpected ? 'debug' : 'warn']({ err: error }, `${task.name} failed; it runs again`);
     }
-    await delay(task.everyMs, undefined, { signal, ref: false }).catch(() => undefined);
+    await delay(pauseMs, undefined, { signal, ref: false }).catch(() => undefined);
   }
 }

@@ -101,6 +101,7 @@ class Member {
   readonly #sql: ReturnType<typeof replicaStatements>;
   #id = newExecutorId();
   #backOffMs = firstBackOffMs;
+  #lastLost = '';
 
   constructor(options: ReplicaOptions) {
     this.#options = options;
@@ -121,7 +122,8 @@ class Member {
         this.#id = newExecutorId();
         continue;
       }
-      this.#options.log(`replica ${this.#id} has lost its session: ${lost}`);
+      if (lost !== this.#lastLost) this.#options.log(`replica ${this.#id} has lost its session: ${lost}`);
+      this.#lastLost = lost;
       await delay(this.#backOffMs, undefined, { signal }).catch(() => undefined);
       this.#backOffMs = Math.min(this.#backOffMs * 2, beatMsOf(this.#options.timeoutMs));
     }
@@ -161,7 +163,6 @@ class Member {
     const values = [this.#id, applicationVersion, serviceVersion, hostname(), process.pid];
     const registered = await ask(client, this.#sql.register, values);
     if (registered === undefined) return 'gone';
-    this.#backOffMs = firstBackOffMs;
     if (this.registeredId !== this.#id) {
       this.registeredId = this.#id;
       onIdentity(this.#id);
@@ -170,6 +171,8 @@ class Member {
       const beat = await ask(client, this.#sql.beat, [this.#id]);
       if (beat === undefined) return 'gone';
       if (beat.backend !== registered.backend) throw new Error('each statement goes to another session: a pooler');
+      this.#backOffMs = firstBackOffMs;
+      this.#lastLost = '';
       if (this.leadership === undefined) await this.#tryToLead(client, over);
       await delay(beatMs, undefined, { signal: over, ref: false }).catch(() => undefined);
     }

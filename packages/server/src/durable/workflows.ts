@@ -13,7 +13,8 @@ export const applicationName = 'lps';
 
 /**
  * Goes up when a workflow is changed so that one begun by the older code cannot be gone on with: a step added, removed or
- * in another place.
+ * in another place. Work of a version that is not compatible needs a program of that version, so a release that leaves
+ * one behind brings no migration of the catalog: the older program would not start.
  */
 export const applicationVersion = '1';
 
