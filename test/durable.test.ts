@@ -2,7 +2,7 @@
  * Durable work through the end of the processes that do it: killed, stopped for a while, of two versions. The processes
  * are replicas of the service without its HTTP side, with workflows of the test's own.
  */
-import { randomBytes } from 'node:crypto';
+import { randomBytes, randomInt } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import { tempDir } from '@large-payload/test-components';
 import pg from 'pg';
@@ -10,6 +10,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../packages/server/src/catalog/embedded-postgres.ts';
 import { prepare } from '../packages/server/src/catalog/postgres-catalog.ts';
 import { Effects, ReplicaProcess, type ReplicaSettings } from './support/replica.ts';
+import { isLong, scaled } from './support/scale.ts';
 import { until } from './support/until.ts';
 
 const timeoutMs = 2000;
@@ -117,6 +118,46 @@ describe('replicas', () => {
     await effects.untilEnded('left');
     expect((await effects.of('left')).at(-1)?.pid).toBe(second.pid);
   });
+});
+
+describe('kill -9 of a random replica, over and over', () => {
+  const kills = scaled({ usual: 4, long: 100 });
+
+  it(
+    `${kills} times: every workflow ends, once, and none is left`,
+    async () => {
+      const live = [await beginAndRun(), await beginAndRun(), await beginAndRun()];
+      const ids: string[] = [];
+      for (let kill = 1; kill <= kills; kill += 1) {
+        const gate = `${schema} ${kill}`;
+        const begun = live.flatMap((replica, index) =>
+          [1, 2, 3].map((number) => ({ replica, id: `${gate} ${index} ${number}` })),
+        );
+        await Promise.all(begun.map(({ replica, id }) => replica.start('gated', id, { gate })));
+        ids.push(...begun.map(({ id }) => id));
+        const [victim] = live.splice(randomInt(live.length), 1);
+        const killed = delay(randomInt(100)).then(() => victim?.kill()); // anywhere between first step and last
+        await effects.open(gate);
+        await killed;
+        live.push(await beginAndRun());
+      }
+      for (const id of ids) {
+        await effects.untilEnded(id);
+        const done = await steps(id);
+        expect(done).toEqual(expect.arrayContaining(['before', 'at the gate', 'after']));
+        expect(done.at(-1)).toBe('after');
+      }
+      const { rows } = await pool.query(
+        `SELECT status, count(*)::int FROM "${schema}_dbos".workflow_status GROUP BY 1`,
+      );
+      expect(rows).toEqual([{ status: 'SUCCESS', count: ids.length }]);
+      await until('the dead, counted', async () => {
+        const gone = (await effects.replicas()).filter(({ gone_at: goneAt }) => goneAt !== null);
+        return gone.length === kills || undefined;
+      });
+    },
+    isLong ? 1_200_000 : 120_000,
+  );
 });
 
 describe('a process that is alone on its database', () => {
