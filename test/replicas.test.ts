@@ -1,4 +1,5 @@
 /** Three `lps serve` on one Postgres and one bucket: no shared disk, no sticky routing, and one of them leads. */
+import { DBOSClient } from '@dbos-inc/dbos-sdk';
 import { describeWith, startVersitygw } from '@large-payload/test-components';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -28,6 +29,7 @@ describeWith(describe, 'three replicas on one bucket', s3, (s3) => {
     postgres = await startEmbeddedPostgres({ throwAway: true, maxConnections: 120 });
     postgres.exited.catch(() => undefined);
     pool = new pg.Pool({ connectionString: postgres.url, max: 2 });
+    pool.on('error', () => undefined);
     services = await Promise.all([start(), start(), start()]);
   });
   afterAll(async () => {
@@ -85,6 +87,30 @@ describeWith(describe, 'three replicas on one bucket', s3, (s3) => {
     const site = { store: s3, dataDir: services[0]?.dataDir ?? '' };
     const ran = await lps(site, 'workflows', 'list', '--database-url', postgres.url);
     expect(ran).toMatchObject({ code: 0, out: '', err: '' });
+  });
+
+  it('tell of work that no replica has code for, until it is cancelled', async () => {
+    const client = await DBOSClient.create({
+      systemDatabaseUrl: postgres.url,
+      systemDatabaseSchemaName: 'lps_dbos',
+      applicationName: 'lps',
+    });
+    const old = { workflowName: 'gone', queueName: '_dbos_internal_queue', workflowID: 'left', appVersion: '0' };
+    await client.enqueue(old);
+    await client.destroy();
+    const leader = await untilOneLeads();
+    const untilCounted = (count: number): Promise<unknown> =>
+      until(`${count} stranded`, async () =>
+        (await gauge(leader, 'lps_workflows_stranded')) === count ? true : undefined,
+      );
+    await untilCounted(1);
+    expect((await request(leader.port, '/metrics')).text).toMatch(/^lps_alarms_total\{kind="workflows_stranded"\} 1$/m);
+    const site = { store: s3, dataDir: leader.dataDir };
+    const listed = await lps(site, 'workflows', 'list', '--database-url', postgres.url);
+    expect(listed.out).toMatch(/^queued .* gone {2}left {2}stranded\n$/);
+    const cancelled = await lps(site, 'workflows', 'cancel', 'left', '--database-url', postgres.url);
+    expect(cancelled).toMatchObject({ code: 0, out: expect.stringMatching(/^state {5}cancelled$/m) });
+    await untilCounted(0);
   });
 
   it('have another leader when theirs is killed, and take the dead one for gone within the bound', async () => {
