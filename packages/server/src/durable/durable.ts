@@ -69,6 +69,8 @@ export interface Durable<Table extends WorkflowTable> {
 const hourMs = 3_600_000;
 /** How long rows of gone replicas are kept, once nothing of theirs is unfinished. */
 const goneRetentionMs = 24 * hourMs;
+/** Between two looks at what gone replicas have left. */
+const takeUpMs = 1000;
 const reportMs = 60_000;
 const letGoMs = 2000;
 
@@ -155,9 +157,9 @@ class LeftWork {
 
   /** Every replica: goes on with what gone ones of its version have left, whoever declared them so. */
   async takeUp(signal: AbortSignal): Promise<void> {
-    const { log, replicaTimeoutMs } = this.#options;
+    const { log } = this.#options;
     while (!signal.aborted) {
-      await delay(beatMsOf(replicaTimeoutMs), undefined, { signal, ref: false }).catch(() => undefined);
+      await delay(takeUpMs, undefined, { signal, ref: false }).catch(() => undefined);
       if (signal.aborted || !this.#isRunning()) continue;
       await this.#takeUpOnce().catch((error: unknown) =>
         log.debug({ err: error }, 'the work of gone replicas could not be looked at; it is tried again'),
