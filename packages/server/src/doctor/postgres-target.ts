@@ -11,6 +11,7 @@ import { join } from 'node:path';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../catalog/embedded-postgres.js';
 import { findRunningDatabase } from '../catalog/embedded-postgres-guest.js';
 import type { Config } from '../config/settings.js';
+import { embeddedConnections } from '../durable/connections.js';
 import type { Finding } from './finding.js';
 import { fail } from './finding.js';
 import { judgePostgres, judgeUnreachable } from './postgres.js';
@@ -43,7 +44,7 @@ export async function lookAtPostgres(config: Config, signal: AbortSignal): Promi
 }
 
 async function onEmbedded(config: Config, where: { dataDir: string } | { throwAway: true }): Promise<PostgresLook> {
-  const maxConnections = config.databasePoolSize + 10; // as the service starts it
+  const maxConnections = embeddedConnections(config.databasePoolSize);
   let postgres: EmbeddedPostgres;
   try {
     postgres = await startEmbeddedPostgres({ ...where, maxConnections });

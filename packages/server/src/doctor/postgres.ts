@@ -1,4 +1,5 @@
 import pg from 'pg';
+import { serviceConnections } from '../durable/connections.js';
 import { judgeClock } from './clock.js';
 import { type Finding, fail, info, ok, warn } from './finding.js';
 import type { PostgresFacts } from './postgres-facts.js';
@@ -14,8 +15,6 @@ export interface PostgresNeeds {
 }
 
 const oldestServer = 150_000;
-/** Beside the pool: one that listens, one that migrates. */
-const moreConnections = 2;
 const shortStatementMs = 10_000;
 
 export function judgePostgres(facts: PostgresFacts, needs: PostgresNeeds): Finding[] {
@@ -123,7 +122,7 @@ function migrations({ migrations }: PostgresFacts): Finding {
 }
 
 function connections({ connections: { limit, usedByOthers } }: PostgresFacts, { poolSize }: PostgresNeeds): Finding {
-  const needed = poolSize + moreConnections;
+  const needed = serviceConnections(poolSize);
   const todo = 'raise max_connections, or lower --database-pool-size; count every replica';
   if (limit < needed) {
     return fail('postgres.connections', `it takes ${limit} connections, and the service opens ${needed}`, todo);
