@@ -200,7 +200,7 @@ describe.each(places)('on $name', ({ options, write, damage, remove }) => {
       (await metric(port, 'lps_uploads_in_flight')) === 0 ? true : undefined;
     await until('the end of all uploads', settled);
     expect(await queryCatalog(service.dataDir, 'select * from lps.lease')).toEqual([]);
-  });
+  }, 300_000);
 
   it('answers a present blob before it asks for the body', async () => {
     const blob = await stored(1_500_000);
