@@ -26,7 +26,7 @@ import { type RunningService, refusedStart, startService } from './support/servi
 
 /** Elsewhere the store is no process of ours, and fewer will do. */
 const cyclesOn = (name: Place['name']): number =>
-  name === 'file' ? scaled({ usual: 15, long: 50 }) : scaled({ usual: 2, long: 50 });
+  name === 'file' ? scaled({ usual: 15, long: 50 }) : scaled({ usual: 2, long: 15 });
 const clients = 8;
 const maxLoadMs = 10_000;
 const sampleSize = 40;
