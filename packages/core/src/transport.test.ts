@@ -250,7 +250,8 @@ describe('transport: request bodies', () => {
     const dead = source();
     dead.on('error', () => {}).destroy(mine);
     await assert.rejects(http.request({ method: 'PUT', url, body: dead }), (error) => error === mine);
-    await eventually('the server sees it', () => broken >= 2);
+    // of the shorter ones nothing may have been sent yet
+    await eventually('the server sees it', () => broken >= 1);
     assert.equal(ended, 0);
   });
 
