@@ -1,7 +1,7 @@
 /** Damage at rest: found by a scrub and by a read, never served, healed by an upload. And a scrub that is in the way of nothing. */
 import { randomInt } from 'node:crypto';
 import { readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import { basename, join } from 'node:path';
+import { join } from 'node:path';
 import { startVersitygw, tempDir } from '@large-payload/test-components';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import { newBlob, notFound, put, read, rightRead, sized, stalledPut, type V2Blob } from './support/blobs.ts';
@@ -302,14 +302,14 @@ describe('scrubs and reconciliations beside a service', () => {
 });
 
 /** The steps of packages/server/migrations/0001-catalog.sql: a row in retired_object, the object, the row's end. */
-async function deleteAsTheCollectionDoes(dir: string, { digest }: V2Blob, path: string): Promise<void> {
+async function deleteAsTheCollectionDoes(dir: string, { digest, key }: V2Blob, path: string): Promise<void> {
   const hex = digest.slice('sha256:'.length);
   await queryCatalog(
     dir,
     `WITH leaving AS (UPDATE lps.blob SET state = 'deleting' WHERE digest = decode($1, 'hex') RETURNING *)
      INSERT INTO lps.retired_object (blob_id, generation, physical_key, size)
      SELECT id, generation, $2, size FROM leaving`,
-    [hex, basename(path)],
+    [hex, key],
   );
   rmSync(path);
   await queryCatalog(
