@@ -12,8 +12,8 @@ export interface LeaderTask {
   readonly name: string;
   readonly everyMs: number;
   /**
-   * Throws TRY_AGAIN to be run again soon. A round may still be under way when another replica leads already: what must not happen then is done in
-   * `leadership.transaction`, the rest may be done twice.
+   * Throws TRY_AGAIN to be run again soon. A round may still be under way when another replica leads already: what must not
+   * happen then is done in `leadership.transaction`, the rest may be done twice.
    */
   run(leadership: Leadership): Promise<void>;
 }
