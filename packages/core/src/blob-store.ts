@@ -26,6 +26,8 @@ export interface BlobInfo {
   readonly modifiedAt?: Date;
   /** Until then the service keeps the blob, whoever refers to it; only a service says so. */
   readonly protectedUntil?: Date;
+  /** What the bucket itself computed from the bytes when it took them. Absent where it does not say. */
+  readonly digest?: Digest;
 }
 
 export interface StoredBlob {

@@ -7,6 +7,7 @@
  *   get   row ── live ── touch when due ── store.get ────► body; a wrong or missing object makes the row damaged
  *           ├── absent ─ store.get, hashed on its way ───► body; at its clean end the object is adopted
  *           └── Postgres down ── store, then list {key}~ ► body
+ *   presignGet   row, touch, as a get ── the store's own ► a URL; who reads from it checks the bytes
  */
 import {
   type BlobInfo,
@@ -61,9 +62,22 @@ export function catalogued(store: BlobStore, options: CataloguedOptions): BlobSt
       throw new LpsError('NOT_SUPPORTED', 'a blob is deleted by the collection or by a takedown, not by its key');
     },
     list: (prefix, listOptions) => layer.list(prefix, listOptions),
+    ...presigning(layer, options.source ?? store),
     ready: async (callOptions) => {
       await options.catalog.ping();
       await store.ready?.(callOptions);
+    },
+  };
+}
+
+function presigning(layer: Catalogued, source: BlobStore): Pick<BlobStore, 'presignGet'> {
+  const { presignGet } = source;
+  if (presignGet === undefined) return {};
+  return {
+    async presignGet(key, options) {
+      const physicalKey = await layer.locate(key);
+      if (physicalKey === undefined) throw new LpsError('BLOB_NOT_FOUND', 'blob not found');
+      return presignGet.call(source, physicalKey, options);
     },
   };
 }
@@ -117,6 +131,15 @@ class Catalogued {
     if (!isReadable(used)) return undefined; // it left `live` meanwhile
     const found = await this.#getPhysical(used, options);
     return { body: found.body, info: { ...found.info, key, protectedUntil: used.protectedUntil } };
+  }
+
+  /** Where a readable blob lies in the store; a use of it is written down when that is due. Throws while Postgres is away. */
+  async locate(key: string): Promise<string | undefined> {
+    await this.#marking.get(key);
+    const row = await this.#catalog.lookup(parseKey(key));
+    if (row === undefined || row.state === 'uploading' || !isReadable(row)) return undefined;
+    const used = await this.#touchOrGoOn(row);
+    return isReadable(used) ? used.physicalKey : undefined;
   }
 
   async head(key: string, options: CallOptions = {}): Promise<BlobInfo | undefined> {

@@ -9,6 +9,8 @@ export interface Metrics {
   request(labels: { route: string; method: string; status: number }, seconds: number): void;
   received(route: string, bytes: number): void;
   sent(route: string, bytes: number): void;
+  /** A blob of `bytes` whose client was sent to the bucket, or came from there. */
+  direct(operation: 'upload' | 'download', bytes: number): void;
   /** An upload of `bytes` that was not stored again. */
   deduplicated(bytes: number): void;
   storeEvent(event: StoreEvent): void;
@@ -58,6 +60,18 @@ export function createMetrics(sources: MetricSources, options: MetricOptions = {
     name: 'lps_http_sent_bytes_total',
     help: 'Bytes of blobs sent',
     labelNames: ['route'],
+    registers,
+  });
+  const directBlobs = new Counter({
+    name: 'lps_direct_transfers_total',
+    help: 'Uploads that were completed past the service, and downloads that were sent to the bucket',
+    labelNames: ['operation'],
+    registers,
+  });
+  const directBytes = new Counter({
+    name: 'lps_direct_bytes_total',
+    help: 'Bytes of those blobs',
+    labelNames: ['operation'],
     registers,
   });
   const dedupeHits = new Counter({
@@ -115,6 +129,10 @@ export function createMetrics(sources: MetricSources, options: MetricOptions = {
     },
     received: (route, bytes) => received.inc({ route }, bytes),
     sent: (route, bytes) => sent.inc({ route }, bytes),
+    direct(operation, bytes) {
+      directBlobs.inc({ operation });
+      directBytes.inc({ operation }, bytes);
+    },
     deduplicated(bytes) {
       dedupeHits.inc();
       dedupeBytes.inc(bytes);

@@ -10,6 +10,7 @@ import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { Server as TlsServer } from 'node:https';
 import { type BlobStore, checked, LpsError, observed } from '@large-payload/core';
 import { settings } from './config/settings.js';
+import { maxDownloadLifetimeMs } from './direct/direct-transfers.js';
 import { type App, createApp } from './http/app.js';
 import { attachContinue } from './http/attach-continue.js';
 import { type HandlerLogger, loggerOver } from './http/handler-logger.js';
@@ -39,6 +40,8 @@ export interface RequestHandlerOptions {
   readonly minBytesPerSecond?: number;
   /** Serves `/v1/blobs/get`: blobs by digest alone, whoever they belong to. Default false. */
   readonly v1?: boolean;
+  /** Answers `GET /v3/blobs?redirect=N` with URLs of the bucket, where the store can sign them. Default true. */
+  readonly directDownloads?: boolean;
   /** Serves `/healthz`, `/readyz` and `/version`. Default true; `ready()` of an `openHttpStore` needs it. */
   readonly operations?: boolean;
   /** Serves `/metrics`, with a registry of the handler's own. Default false. */
@@ -135,6 +138,7 @@ function appFor(options: RequestHandlerOptions, isClosing: () => boolean): App {
       ? {}
       : { operations: { version, ready, ...(options.metrics === true ? { metrics } : {}) } }),
     v1: options.v1 === true,
+    ...(options.directDownloads === false ? {} : { direct: { downloadLifetimeMs: maxDownloadLifetimeMs } }),
   });
   return app;
 }

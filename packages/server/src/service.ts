@@ -15,12 +15,14 @@ import type { Catalog } from './catalog/catalog.js';
 import { startEmbeddedPostgres } from './catalog/embedded-postgres.js';
 import { ownDataDir } from './catalog/embedded-postgres-owner.js';
 import { openCatalog } from './catalog/postgres-catalog.js';
-import { catalogued } from './catalogued.js';
+import { type Alarms, catalogued } from './catalogued.js';
 import type { Config } from './config/settings.js';
+import { openDirectTransfers } from './direct/direct-transfers.js';
+import { uploadEffects } from './direct/upload-effects.js';
 import { embeddedConnections } from './durable/connections.js';
 import { type DurableState, startDurable } from './durable/durable.js';
 import { removeTemporaryFiles, sweepLeasesTask, tidyFiles } from './durable/housekeeping.js';
-import { workflows } from './durable/workflows.js';
+import { serviceWorkflows } from './durable/workflows.js';
 import { createApp } from './http/app.js';
 import { inSpan } from './http/trace.js';
 import { createMetrics, type Metrics } from './metrics.js';
@@ -73,17 +75,15 @@ async function start(
   });
   const cache = await withCache(store, config, metrics, logger);
   const owned = await claim(cache, catalog, logger, closing);
-  const layered = withObserver(
-    withCatalog(guarded(cache, owned), store, catalog, config, metrics, logger),
-    metrics,
-    logger,
-  );
+  const alarms = alarmsOf(metrics, logger);
+  const layered = withObserver(withCatalog(guarded(cache, owned), store, catalog, config, alarms), metrics, logger);
+  const effects = uploadEffects(store, catalog, alarms);
 
   const durable = startDurable({
     databaseUrl: database.url,
     isAlone: database.isEmbedded,
     schema: config.databaseSchema,
-    workflows,
+    workflows: serviceWorkflows(effects),
     log: logger,
     replicaTimeoutMs: config.replicaTimeoutMs,
     retentionMs: config.workflowRetentionMs,
@@ -101,6 +101,11 @@ async function start(
   closing.push(() => durable.close(Math.max(0, drainUntilMs - performance.now())));
   closing.push(tidyFiles(store, logger));
 
+  const direct = openDirectTransfers({
+    ...{ store: layered, source: store, catalog, effects, durable, log: logger },
+    lifetimeMs: config.directLifetimeMs,
+    checkOwner: () => owned.check(),
+  });
   let isDraining = false;
   const app = createApp({
     store: layered,
@@ -119,6 +124,7 @@ async function start(
     },
     v1: config.v1Namespace !== undefined,
     workflows: durable.workflows,
+    ...(config.directTransfers ? { direct } : {}),
   });
   inFlight = () => app.transfers.uploadsInFlight;
 
@@ -245,25 +251,17 @@ function guarded(store: BlobStore, owned: Ownership): BlobStore {
   };
 }
 
-function withCatalog(
-  store: BlobStore,
-  source: BlobStore,
-  catalog: Catalog,
-  config: Config,
-  metrics: Metrics,
-  logger: Logger,
-): BlobStore {
-  return catalogued(store, {
-    source,
-    catalog,
-    renewMs: config.leaseTimeMs / 3,
-    alarms: {
-      raise(kind, details) {
-        metrics.alarm(kind);
-        logger.error({ alarm: kind, ...details }, alarmText[kind]);
-      },
+function withCatalog(store: BlobStore, source: BlobStore, catalog: Catalog, config: Config, alarms: Alarms): BlobStore {
+  return catalogued(store, { source, catalog, renewMs: config.leaseTimeMs / 3, alarms });
+}
+
+function alarmsOf(metrics: Metrics, logger: Logger): Alarms {
+  return {
+    raise(kind, details) {
+      metrics.alarm(kind);
+      logger.error({ alarm: kind, ...details }, alarmText[kind]);
     },
-  });
+  };
 }
 
 const alarmText = {

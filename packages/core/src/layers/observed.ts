@@ -2,13 +2,13 @@ import type { BlobStore } from '../blob-store.js';
 import { isLpsError, LpsError } from '../errors.js';
 import { passThrough, statOf } from './layer.js';
 
-export type StoreOperation = 'put' | 'get' | 'head' | 'stat' | 'delete';
+export type StoreOperation = 'put' | 'get' | 'head' | 'stat' | 'delete' | 'presign';
 
 /** What happened in one call to a store. */
 export interface StoreEvent {
   readonly store: string;
   readonly operation: StoreOperation;
-  /** `created`, `exists`, `found`, `absent`, or the code of the error. */
+  /** `created`, `exists`, `found`, `absent`, `signed`, or the code of the error. */
   readonly outcome: string;
   /** Bytes of the blob, where the call moved any. */
   readonly bytes: number;
@@ -23,7 +23,10 @@ export interface Observer {
   inSpan?<T>(name: string, attributes: Record<string, string>, run: () => Promise<T>): Promise<T>;
 }
 
-/** Reports every call of a store, and names every error: what comes out of it is an `LpsError`. */
+/**
+ * Reports every call of a store, and names every error: what comes out of it is an `LpsError`. Nothing is uploaded past
+ * it: `presignPut` stays below.
+ */
 export function observed(store: BlobStore, observer: Observer): BlobStore {
   async function watch<T>(
     operation: StoreOperation,
@@ -47,8 +50,18 @@ export function observed(store: BlobStore, observer: Observer): BlobStore {
       throw error;
     }
   }
+  const { presignGet } = store;
   return {
     ...passThrough(store),
+    ...(presignGet && {
+      presignGet: (key, options) =>
+        watch(
+          'presign',
+          key,
+          () => presignGet.call(store, key, options),
+          () => ({ outcome: 'signed', bytes: 0 }),
+        ),
+    }),
     put: (key, body, expect, options) =>
       watch(
         'put',

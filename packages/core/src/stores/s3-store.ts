@@ -24,7 +24,7 @@ import type {
   PutResult,
 } from '../blob-store.js';
 import { discard, isBytes } from '../body.js';
-import { base64Of, hexOf } from '../digest.js';
+import { base64Of, type Digest, hexOf } from '../digest.js';
 import { isLpsError, LpsError } from '../errors.js';
 import { openTransport, type Transport, type TransportResponse } from '../transport.js';
 import { collect, objectInfo, objectOf, wholeBytes } from './http-object.js';
@@ -162,8 +162,9 @@ class S3Store implements BlobStore {
   }
 
   async head(key: string, options: CallOptions = {}): Promise<BlobInfo | undefined> {
-    const response = await this.#find({ method: 'HEAD', name: this.#prefix + key, signal: options.signal });
-    if (response !== undefined) return objectInfo(key, response);
+    const headers = this.options.checksums === false ? {} : { 'x-amz-checksum-mode': 'ENABLED' };
+    const response = await this.#find({ method: 'HEAD', name: this.#prefix + key, headers, signal: options.signal });
+    if (response !== undefined) return { ...objectInfo(key, response), ...checksumOf(response) };
     // the answer to HEAD does not say whether it is the object or the bucket that is missing
     await this.#bucketExists(options);
     return undefined;
@@ -255,6 +256,13 @@ class S3Store implements BlobStore {
     if ((version !== undefined && version !== 'null') || headers['x-amz-delete-marker'] === 'true')
       this.#versioned = true;
   }
+}
+
+/** The SHA-256 that S3 keeps of an object. That of an object in parts is no digest of its bytes: it ends in `-{parts}`. */
+function checksumOf({ headers }: TransportResponse): { readonly digest?: Digest } {
+  const checksum = String(headers['x-amz-checksum-sha256'] ?? '');
+  const isWhole = /^[A-Za-z0-9+/]{43}=$/.test(checksum) && headers['x-amz-checksum-type'] !== 'COMPOSITE';
+  return isWhole ? { digest: `sha256:${Buffer.from(checksum, 'base64').toString('hex')}` } : {};
 }
 
 /**

@@ -54,8 +54,11 @@ export interface Commit {
 
 /** Every function throws CATALOG_UNAVAILABLE while Postgres does not answer. */
 export interface Catalog {
-  /** One statement: finds the blob and touches it when due, or begins an upload. None when the cache has the blob and no touch is due. */
-  begin(key: BlobKey, size: number): Promise<Beginning>;
+  /**
+   * One statement: finds the blob and touches it when due, or begins an upload. None when the cache has the blob and no touch
+   * is due. `leaseMs`: of a lease that nobody renews, in place of the usual one. Throws BLOB_NOT_FOUND for what was taken down.
+   */
+  begin(key: BlobKey, size: number, leaseMs?: number): Promise<Beginning>;
   /** One statement: makes the leased generation live. `undefined` when it was deleted or taken down meanwhile. */
   commit(lease: Lease, size: number): Promise<Commit | undefined>;
   /** Gives a lease back; a row that nothing else holds goes with it. Never throws. */

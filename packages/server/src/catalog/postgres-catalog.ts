@@ -148,11 +148,11 @@ class PostgresCatalog implements Catalog {
     });
   }
 
-  async begin(key: BlobKey, size: number): Promise<Beginning> {
+  async begin(key: BlobKey, size: number, leaseMs = this.#settings.leaseMs): Promise<Beginning> {
     // nothing to write down, and Postgres would have told us had the row left `live`: no round trip
     const known = this.#cache.get(logicalKey(key));
     if (known !== undefined && !known.touchDue) return { kind: 'present', row: known, touched: false };
-    const { touchIntervalMs, leaseMs } = this.#settings;
+    const { touchIntervalMs } = this.#settings;
     const values = [...keyColumns(key), size, newGeneration(), touchIntervalMs, leaseMs];
     const read = this.#reading();
     const [found] = await this.#database.run(this.#sql.begin, values);

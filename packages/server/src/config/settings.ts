@@ -21,6 +21,7 @@ export const groups = [
   'Azure',
   'Catalog',
   'Limits',
+  'Direct transfers',
   'Cache',
   'Lifecycle',
   'Logs and metrics',
@@ -166,6 +167,22 @@ export const settings = {
     group: 'Limits',
     default: '1kB',
     help: 'An upload slower than this many bytes a second, on average and after its first 30 s, is ended. 0 is no limit.',
+  },
+
+  directTransfers: {
+    flag: 'direct-transfers',
+    kind: yesNo(),
+    group: 'Direct transfers',
+    default: 'true',
+    help: 'Let clients that ask for it move bytes past the service: uploads with store s3, downloads with s3, gcs and azure.',
+    helpOff: 'All bytes go through the service, for clients that do not reach the bucket.',
+  },
+  directLifetimeMs: {
+    flag: 'direct-lifetime',
+    kind: duration(second, 15 * minute, '15m'),
+    group: 'Direct transfers',
+    default: '15m',
+    help: 'Time in which such an upload must begin. For a download it is at most 5 m.',
   },
 
   cacheMemoryBytes: {

@@ -60,6 +60,8 @@ export interface DurableState {
 
 export interface Durable<Table extends WorkflowTable> {
   readonly start: DurableRuntime<Table>['start'];
+  readonly argsOf: DurableRuntime<Table>['argsOf'];
+  readonly send: DurableRuntime<Table>['send'];
   readonly workflows: WorkflowAdmin;
   state(): DurableState;
   /** Workflows under way get so long to finish; others take up what is left. */
@@ -102,7 +104,9 @@ export function startDurable<Table extends WorkflowTable>(options: DurableOption
   const stop = new AbortController();
   const taking = work.takeUp(stop.signal);
   return {
-    start: (name, id, input) => runtime.start(name, id, input),
+    start: (name, id, ...args) => runtime.start(name, id, ...args),
+    argsOf: (name, id) => runtime.argsOf(name, id),
+    send: (id, topic, message) => runtime.send(id, topic, message),
     workflows: openWorkflowAdmin({
       database,
       schema,

@@ -17,7 +17,7 @@ import { durablePoolSize } from './connections.js';
 import { withLaunchLock } from './launch-lock.js';
 import { dbosLogger } from './log.js';
 import { PatientPool } from './patient-pool.js';
-import { applicationName, type Workflow, type WorkflowTable, workflowSchema } from './workflows.js';
+import { type ArgsOf, applicationName, type WorkflowTable, workflowSchema } from './workflows.js';
 
 export interface RuntimeOptions<Table extends WorkflowTable> {
   readonly databaseUrl: string;
@@ -40,9 +40,22 @@ export interface DurableRuntime<Table extends WorkflowTable> {
    * Throws TRY_AGAIN while no workflow can be begun, CATALOG_UNAVAILABLE when Postgres does not answer: then it may
    * begin later.
    */
-  start<Name extends keyof Table & string>(name: Name, id: string, input: Parameters<Table[Name]>[0]): Promise<void>;
+  start<Name extends keyof Table & string>(
+    name: Name,
+    id: string,
+    ...args: ArgsOf<Table[Name]>
+  ): Promise<StartedWorkflow>;
+  /** The arguments that a workflow of this name and id was begun with; `undefined` when there is none. Throws as `start`. */
+  argsOf<Name extends keyof Table & string>(name: Name, id: string): Promise<ArgsOf<Table[Name]> | undefined>;
+  /** Gives a workflow a message. Throws as `start`. */
+  send(id: string, topic: string, message: unknown): Promise<void>;
   /** Workflows under way get so long to finish; what is left goes on elsewhere, or at the next start. */
   close(drainMs: number): Promise<void>;
+}
+
+export interface StartedWorkflow {
+  /** Resolves when the workflow is over, well or not, or does not run in this process any more. */
+  readonly ended: Promise<void>;
 }
 
 const firstBackOffMs = 500;
@@ -61,20 +74,30 @@ export function startRuntime<Table extends WorkflowTable>(options: RuntimeOption
     throw new LpsError('CONFIG_INVALID', 'this process runs DBOS already, and the service needs one of its own');
   }
   isTaken = true;
-  const registered = register(options.workflows);
+  const workflows = register(options.workflows);
   const runtime = new Runtime(options);
   const ended = runtime.run();
+  const ask = async <T>(question: () => Promise<T>): Promise<T> => {
+    if (runtime.runningId === undefined) throw notRunning();
+    return answered(question(), options.answerMs ?? usualAnswerMs);
+  };
   return {
     get executorId() {
       return runtime.runningId;
     },
     setExecutorId: (id) => runtime.setExecutorId(id),
-    async start(name, id, input) {
-      const workflow = registered.get(name);
+    async start(name, id, ...args) {
+      const workflow = workflows.get(name);
       if (workflow === undefined) throw new LpsError('INTERNAL', `there is no workflow ${name}`);
-      if (runtime.runningId === undefined) throw notRunning();
-      await answered(DBOS.startWorkflow(workflow, { workflowID: id })(input), options.answerMs ?? usualAnswerMs);
+      const { over } = runtime;
+      const handle = await ask(() => DBOS.startWorkflow(workflow, { workflowID: id })(...(args as unknown[])));
+      return { ended: Promise.race([handle.getResult().then(ignore, ignore), over]) };
     },
+    async argsOf(name, id) {
+      const status = await ask(() => DBOS.getWorkflowStatus(id));
+      return status?.workflowName === name ? (status.input as ArgsOf<Table[typeof name]>) : undefined;
+    },
+    send: (id, topic, message) => ask(() => DBOS.send(id, message, topic)),
     async close(drainMs) {
       runtime.close(drainMs);
       await Promise.race([ended, delay(drainMs + 2 * letGoMs, undefined, { ref: false })]);
@@ -84,6 +107,8 @@ export function startRuntime<Table extends WorkflowTable>(options: RuntimeOption
 }
 
 let isTaken = false;
+
+const ignore = (): void => {};
 
 /** Why a workflow cannot be begun, or looked at. */
 export function notRunning(): LpsError {
@@ -107,6 +132,8 @@ async function answered<T>(answer: Promise<T>, withinMs: number): Promise<T> {
 
 class Runtime<Table extends WorkflowTable> {
   runningId: string | undefined;
+  /** Resolves when what was launched last has been shut down. */
+  over: Promise<void> = Promise.resolve();
   readonly #options: RuntimeOptions<Table>;
   readonly #closing = new AbortController();
   #wantedId: string | undefined;
@@ -154,6 +181,10 @@ class Runtime<Table extends WorkflowTable> {
   async #runAs(id: string): Promise<boolean> {
     const { log } = this.#options;
     const pool = this.#openPool();
+    let end = ignore;
+    this.over = new Promise((resolve) => {
+      end = resolve;
+    });
     try {
       const since = performance.now();
       await this.#launch(id, pool);
@@ -170,6 +201,7 @@ class Runtime<Table extends WorkflowTable> {
     } finally {
       this.runningId = undefined;
       await this.#stop(pool);
+      end();
     }
   }
 
@@ -218,19 +250,36 @@ class Runtime<Table extends WorkflowTable> {
  * DBOS keeps registrations for the life of a process, so each name is registered once; which function it stands for may
  * change (a service started again in one process, as tests do).
  */
-function register(table: WorkflowTable): ReadonlyMap<string, (input: unknown) => Promise<unknown>> {
-  for (const [name, workflow] of Object.entries(table)) {
-    current.set(name, workflow);
-    if (wrapped.has(name)) continue;
-    const run = async (input: unknown): Promise<unknown> => {
-      const known = current.get(name);
-      if (known === undefined) throw new LpsError('INTERNAL', `there is no workflow ${name}`);
-      return known(input as never);
-    };
-    wrapped.set(name, DBOS.registerWorkflow(run, { name }));
+function register(table: WorkflowTable): ReadonlyMap<string, Registered> {
+  for (const [name, definition] of Object.entries(table)) {
+    current.set(name, definition);
+    if (!registered.has(name)) registered.set(name, registerOne(name, definition));
   }
-  return wrapped;
+  return registered;
 }
 
-const current = new Map<string, Workflow>();
-const wrapped = new Map<string, (input: unknown) => Promise<unknown>>();
+function registerOne(name: string, definition: Definition): Registered {
+  if ('register' in definition) {
+    return definition.register(name, () => {
+      const now = definitionOf(name);
+      return 'register' in now ? now.parts : undefined;
+    });
+  }
+  const run: Registered = async (input) => {
+    const now = definitionOf(name);
+    return 'register' in now ? undefined : now(input as never);
+  };
+  return DBOS.registerWorkflow(run, { name });
+}
+
+function definitionOf(name: string): Definition {
+  const known = current.get(name);
+  if (known === undefined) throw new LpsError('INTERNAL', `there is no workflow ${name}`);
+  return known;
+}
+
+type Definition = WorkflowTable[string];
+type Registered = (...args: unknown[]) => Promise<unknown>;
+
+const current = new Map<string, Definition>();
+const registered = new Map<string, Registered>();

@@ -1,4 +1,6 @@
 /** The service's durable workflows: what there is, and which version of their code this is. */
+import type { UploadEffects } from '../direct/upload-effects.js';
+import { uploadWorkflow } from '../direct/upload-workflow.js';
 
 /**
  * A workflow of the service. Its input and what it returns are kept as JSON. Whatever it does outside of steps is done
@@ -6,7 +8,26 @@
  */
 export type Workflow = (input: never) => Promise<unknown>;
 
-export type WorkflowTable = Readonly<Record<string, Workflow>>;
+/**
+ * A workflow that a library registers with DBOS itself. That is done once in a process; `partsNow` gives the parts of the
+ * service that runs now (another one may have run before, as in tests).
+ */
+export interface SelfRegistering<Args extends unknown[], Parts> {
+  readonly parts: Parts;
+  register(name: string, partsNow: () => Parts): (...args: Args) => Promise<unknown>;
+}
+
+// biome-ignore lint/suspicious/noExplicitAny: of any arguments and parts
+export type WorkflowTable = Readonly<Record<string, Workflow | SelfRegistering<any, any>>>;
+
+/** What a workflow is begun with. */
+export type ArgsOf<Definition> = Definition extends {
+  register(name: string, partsNow: never): (...args: infer Args) => unknown;
+}
+  ? Args
+  : Definition extends (...args: infer Args) => unknown
+    ? Args
+    : [];
 
 /** Of all durable work, for DBOS. Several applications may share one Postgres. */
 export const applicationName = 'lps';
@@ -22,7 +43,9 @@ export const applicationVersion = '1';
 export const compatibleVersions: readonly string[] = [];
 
 /** Every workflow of the service, by the name under which it is kept: a name is never given to another one. */
-export const workflows = {} as const satisfies WorkflowTable;
+export function serviceWorkflows(effects: UploadEffects) {
+  return { directUpload: uploadWorkflow(effects) } as const satisfies WorkflowTable;
+}
 
 /** The schema of DBOS' own tables, beside the catalog's. */
 export function workflowSchema(schema: string): string {

@@ -9,9 +9,11 @@ import type { Socket } from 'node:net';
 import { type BlobStore, LpsError } from '@large-payload/core';
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest, LogController } from 'fastify';
 import type { Logger } from 'pino';
+import type { DirectTransfers } from '../direct/direct-transfers.js';
 import type { WorkflowAdmin } from '../durable/workflow-admin.js';
 import type { Metrics } from '../metrics.js';
 import { type OperationsOptions, registerOperations } from '../routes/operations.js';
+import { registerUploads } from '../routes/uploads.js';
 import { registerV1 } from '../routes/v1.js';
 import { registerV2 } from '../routes/v2.js';
 import { registerV3 } from '../routes/v3.js';
@@ -31,6 +33,8 @@ export interface AppOptions {
   readonly operations?: OperationsOptions;
   /** Serves `/v1/blobs/get`. */
   readonly v1: boolean;
+  /** Past the service. Absent: all bytes go through it. */
+  readonly direct?: DirectTransfers;
   /** Serves `/v3/workflows`. */
   readonly workflows?: WorkflowAdmin;
 }
@@ -85,7 +89,8 @@ export function createApp(options: AppOptions): App {
   const refuseOtherMethods = collectRoutes(app);
   if (options.v1) registerV1(app, transfers);
   registerV2(app, transfers);
-  registerV3(app, transfers, { v1: options.v1 });
+  registerV3(app, transfers, { v1: options.v1, downloadLifetimeMs: options.direct?.downloadLifetimeMs });
+  registerUploads(app, transfers, options.direct?.uploads);
   if (options.workflows !== undefined) registerWorkflows(app, options.workflows);
   if (options.operations !== undefined) registerOperations(app, options.operations);
   const paths = refuseOtherMethods();

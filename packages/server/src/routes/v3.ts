@@ -1,5 +1,13 @@
 /** Our own API: blobs by key, for the `http` store and for people with curl. Errors are problem documents. */
-import { type BlobInfo, isDigest, LpsError, parseKey, parseObjectName, statOf } from '@large-payload/core';
+import {
+  type BlobInfo,
+  type BlobStore,
+  isDigest,
+  LpsError,
+  parseKey,
+  parseObjectName,
+  statOf,
+} from '@large-payload/core';
 import type { FastifyInstance } from 'fastify';
 import { z } from 'zod';
 import { parseQuery, requiredOf } from '../http/query.js';
@@ -11,8 +19,15 @@ const maxKeysPerStat = 1000;
 const maxPerPage = 1000;
 const statBody = z.strictObject({ keys: z.array(z.string()).max(maxKeysPerStat) });
 
-export function registerV3(app: FastifyInstance, transfers: Transfers, options: { v1: boolean }): void {
+export interface V3Options {
+  readonly v1: boolean;
+  /** Answers `?redirect=N` with a URL that lives so long. Absent: with the bytes. */
+  readonly downloadLifetimeMs?: number | undefined;
+}
+
+export function registerV3(app: FastifyInstance, transfers: Transfers, options: V3Options): void {
   const { store } = transfers;
+  const redirect = redirecting(store, options.downloadLifetimeMs);
 
   app.put('/v3/blobs', async (request, reply) => {
     const { key, outcome, protectedUntil } = await transfers.receive(request, reply, () => {
@@ -33,6 +48,11 @@ export function registerV3(app: FastifyInstance, transfers: Transfers, options: 
   app.get('/v3/blobs', async (request, reply) => {
     const key = readableKey(request.raw.url, options.v1);
     const etag = etagOf(key);
+    const elsewhere = await redirect(key, minRedirectBytes(request.raw.url));
+    if (elsewhere !== undefined) {
+      transfers.metrics.direct('download', elsewhere.size);
+      return reply.code(307).headers(elsewhere.headers).send();
+    }
     if (etag !== undefined && matches(request.headers['if-none-match'], etag)) {
       if ((await store.head(key)) === undefined) throw notFound();
       return reply.code(304).header('etag', etag).header('cache-control', 'private, no-store').send();
@@ -76,6 +96,48 @@ export function registerV3(app: FastifyInstance, transfers: Transfers, options: 
     const next = page.length === limit ? page.at(-1)?.key : null;
     return reply.header('cache-control', 'private, no-store').send({ blobs, next });
   });
+}
+
+interface Redirect {
+  /** Bytes. */
+  readonly size: number;
+  readonly headers: Record<string, string>;
+}
+
+/** Where a blob of at least so many bytes can be had, past us; `undefined` where it comes from us. */
+function redirecting(
+  store: BlobStore,
+  lifetimeMs: number | undefined,
+): (key: string, minBytes: number | undefined) => Promise<Redirect | undefined> {
+  const presignGet = store.presignGet?.bind(store);
+  return async (key, minBytes) => {
+    if (presignGet === undefined || lifetimeMs === undefined || minBytes === undefined) return undefined;
+    if (!key.startsWith('/')) return undefined; // of v1: in no catalog
+    // what only the bucket knows is read and adopted first; what fails here, fails below with its own words
+    const info = (await statOf(store, [key]).catch(() => undefined))?.get(key);
+    if (info === undefined || info.size < minBytes) return undefined;
+    const request = await presignGet(key, { expiresInMs: lifetimeMs }).catch(() => undefined);
+    if (request === undefined || Object.keys(request.headers).length > 0) return undefined;
+    const { digest } = parseKey(key);
+    const { 'content-length': _, 'content-type': __, 'accept-ranges': ___, ...headers } = headHeaders(info);
+    return {
+      size: info.size,
+      headers: {
+        ...(headers as Record<string, string>),
+        location: request.url,
+        'lps-digest': digest,
+        'lps-size': String(info.size),
+      },
+    };
+  };
+}
+
+/** `redirect=N`: blobs of N bytes and more may be had elsewhere. */
+function minRedirectBytes(url: string | undefined): number | undefined {
+  const text = parseQuery(url ?? '').get('redirect');
+  if (text === undefined) return undefined;
+  if (/^[1-9]\d{0,15}$/.test(text)) return Number(text);
+  throw new LpsError('INVALID_ARGUMENT', 'redirect must be the least size in bytes, from 1');
 }
 
 function readableKey(url: string | undefined, v1: boolean): string {
