@@ -13,4 +13,5 @@ const vite = await createServer({
 });
 const components = await vite.ssrLoadModule('/test/components/index.ts');
 
-export const { freePort, requireOrSkip, spawnLogged, startVersitygw, tempDir, waitUntilReady } = components;
+export const { freePort, openS3Client, requireOrSkip, spawnLogged, startVersitygw, tempDir, waitUntilReady } =
+  components;

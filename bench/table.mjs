@@ -54,7 +54,7 @@ function cpuOf({ cpu_s, database_cpu_s }) {
   return cpu_s + database_cpu_s;
 }
 
-function middleAndRange(values) {
+export function middleAndRange(values) {
   const known = values.filter(Number.isFinite);
   if (known.length === 0) return [undefined, undefined];
   return [median(known).toFixed(2), `${Math.min(...known).toFixed(2)} - ${Math.max(...known).toFixed(2)}`];
@@ -66,7 +66,7 @@ export function median(values) {
   return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
 }
 
-function groups(results, fields) {
+export function groups(results, fields) {
   const found = new Map();
   for (const result of results) {
     const name = fields.map((field) => result[field]).join(' ');
@@ -75,7 +75,7 @@ function groups(results, fields) {
   return [...found.values()];
 }
 
-function tidy(value) {
+export function tidy(value) {
   if (value === undefined || Number.isNaN(value)) return undefined;
   return value >= 100 ? Math.round(value) : Number(value.toFixed(value >= 10 ? 1 : 2));
 }
