@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { Readable } from 'node:stream';
-import { S3Client } from '@aws-sdk/client-s3';
+import { PutObjectCommand, S3Client } from '@aws-sdk/client-s3';
 import { describeWith, openS3Client, startVersitygw, type Versitygw } from '@large-payload/test-components';
 import { afterAll, describe, it } from 'vitest';
 import type { BlobStore, PresignedRequest } from '../blob-store.js';
@@ -336,6 +336,18 @@ describeWith(describe, 's3 presigned requests, on a real server', gateway, (serv
       );
       assert.equal((await send({ ...request, url: `${origin}${path}?${query}` }, bytes)).status, 403);
       assert.equal(await store.head(key), undefined);
+    }));
+
+  it('leave the bucket a digest that a head gives, as every put does, and objects of others have none', () =>
+    presigning(async (store) => {
+      const [one, two, three] = [sample(), sample(), sample()];
+      assert.equal((await send(await store.presignPut(one.key, one.expect, lifetime), one.bytes)).status, 200);
+      await store.put(two.key, two.bytes, two.expect);
+      for (const { key, expect } of [one, two]) assert.equal((await store.head(key))?.digest, expect.digest);
+      const client = await openS3Client(server);
+      await client.send(new PutObjectCommand({ Bucket: server.bucket, Key: three.key, Body: three.bytes }));
+      client.destroy();
+      assert.equal((await store.head(three.key))?.digest, undefined);
     }));
 
   it('last a second at least', () =>

@@ -1,7 +1,7 @@
 /**
  * Uploads whose bytes go from the client to the bucket, past the service.
  *
- *   begin      present? ─ catalog.begin ─ lease ─ workflow on record ─ URL signed ─► the client puts the bytes
+ *   begin      present? ─ catalog.begin ─ lease ─ workflow on record ─ URL given out ─► the client puts the bytes
  *   complete   the object's own checksum ─ right ─ catalog.commit ─► live; the workflow is told
  *                                        ├ wrong ─ marked damaged: the next upload goes through the service, and heals it
  *                                        └ absent
@@ -22,7 +22,7 @@ import {
 import type { Logger } from 'pino';
 import type { Catalog, Lease } from '../catalog/catalog.js';
 import type { UploadEffects } from './upload-effects.js';
-import { type DirectUpload, finishGraceSeconds } from './upload-workflow.js';
+import { type DirectUpload, usualPatience } from './upload-workflow.js';
 
 /** What a client is to do. */
 export type UploadOffer =
@@ -106,7 +106,7 @@ class Uploads implements DirectUploads {
     this.#open += 1;
     let ended = Promise.resolve();
     try {
-      const leaseMs = lifetimeMs + finishGraceSeconds * 1000 + leaseMarginMs;
+      const leaseMs = lifetimeMs + usualPatience.finishGraceSeconds * 1000 + leaseMarginMs;
       const beginning = await catalog.begin(blob, size, leaseMs);
       if (beginning.kind === 'present') return present(key, size, beginning.row);
       const started = await this.#offer(blob, size, beginning.lease);
@@ -145,13 +145,7 @@ class Uploads implements DirectUploads {
     const { workflows, effects, log } = this.options;
     const upload = await workflows.find(uploadId);
     if (upload === undefined) throw new LpsError('UPLOAD_NOT_FOUND', 'there is no such upload');
-    const state = await effects.look(upload);
-    if (state === 'absent') throw new LpsError('UPLOAD_INCOMPLETE', 'the bytes of this upload are not in the bucket');
-    if (state === 'wrong') {
-      await effects.markDamaged(upload);
-      throw new LpsError('TRY_AGAIN', 'a damaged object stood here; send the blob through the service');
-    }
-    const { outcome, row } = await effects.commit(upload);
+    const { outcome, row } = await effects.activate(upload);
     // should this fail, the workflow ends when its time is over, and finds the blob live
     await workflows
       .finish(uploadId)

@@ -5,45 +5,44 @@ import type { Alarms } from '../catalogued.js';
 import { hashObject } from '../hash-object.js';
 import type { DirectUpload } from './upload-workflow.js';
 
-/** `wrong`: somebody else's object stands there, with other bytes than the digest's. */
-export type ObjectState = 'right' | 'wrong' | 'absent';
-
 /** Throws STORE_UNAVAILABLE and CATALOG_UNAVAILABLE. */
 export interface UploadEffects {
-  /** By the bucket's own checksum; where it keeps none, the object is read and hashed. */
-  look(upload: DirectUpload): Promise<ObjectState>;
-  /** Makes the blob live. Throws TRY_AGAIN when it was deleted, taken down or damaged meanwhile. */
-  commit(upload: DirectUpload): Promise<Commit>;
+  /**
+   * Makes the blob live, its object being right. Throws UPLOAD_INCOMPLETE when there is no object, TRY_AGAIN when it is a
+   * wrong one (the next upload then replaces it), or the blob was deleted or taken down meanwhile.
+   */
+  activate(upload: DirectUpload): Promise<Commit>;
   /** Ends the lease: the blob becomes live when its object is right, else its row goes unless somebody else uploads. */
   settle(upload: DirectUpload): Promise<void>;
-  /** The next upload of the blob replaces the object. */
-  markDamaged(upload: DirectUpload): Promise<void>;
 }
 
 /** `source` is the store below every layer that keeps bytes. */
 export function uploadEffects(source: BlobStore, catalog: Catalog, alarms: Alarms): UploadEffects {
-  const look = async ({ lease, digest, size }: DirectUpload): Promise<ObjectState> => {
+  /** By the bucket's own checksum; where it keeps none, the object is read and hashed. */
+  const look = async ({ lease, digest, size }: DirectUpload): Promise<'right' | 'wrong' | 'absent'> => {
     const info = await source.head(lease.physicalKey);
     if (info === undefined) return 'absent';
     if (info.digest === undefined) return (await hashObject(source, lease.physicalKey)) === size ? 'right' : 'wrong';
     return info.digest === digest && info.size === size ? 'right' : 'wrong';
   };
   return {
-    look,
-    async commit(upload) {
+    async activate(upload) {
+      const state = await look(upload);
+      if (state === 'absent') throw new LpsError('UPLOAD_INCOMPLETE', 'the bytes of this upload are not in the bucket');
+      const { blobId, generation, physicalKey } = upload.lease;
+      if (state === 'wrong') {
+        alarms.raise('damaged', { key: physicalKey });
+        await catalog.markDamaged({ id: BigInt(blobId), generation });
+        throw new LpsError('TRY_AGAIN', 'a damaged object stood here; send the blob through the service');
+      }
       const commit = await catalog.commit(leaseOf(upload), upload.size);
-      if (commit === undefined)
-        throw new LpsError('TRY_AGAIN', 'the blob was deleted while it was uploaded; send it through the service');
-      return commit;
+      if (commit !== undefined) return commit;
+      throw new LpsError('TRY_AGAIN', 'the blob was deleted while it was uploaded; send it through the service');
     },
     async settle(upload) {
       const { key, physicalKey } = upload.lease;
       if ((await look(upload)) === 'right') await catalog.adopt(parseKey(key), physicalKey, upload.size);
       await catalog.abandon(leaseOf(upload));
-    },
-    async markDamaged({ lease }) {
-      alarms.raise('damaged', { key: lease.physicalKey });
-      await catalog.markDamaged({ id: BigInt(lease.blobId), generation: lease.generation });
     },
   };
 }

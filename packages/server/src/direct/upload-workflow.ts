@@ -1,7 +1,7 @@
 /**
  * One direct upload, durably: whatever becomes of the client, in the end the row and the object agree.
  *
- *   begun        the lease is in the catalog, then this workflow on record, and only then is a URL signed
+ *   begun        the lease is in the catalog, then this workflow on record, and only then is the URL given out
  *   completed    `DirectUploads.complete` has committed the lease; the message `uploadfinish` ends the workflow
  *   given up     no message within the URL's life: `settle` now, and twice more for bytes that arrive late
  *
@@ -26,22 +26,25 @@ export interface DirectUpload extends FileRecord {
   readonly lease: Omit<Lease, 'blobId' | 'expiresAt'> & { readonly blobId: string; readonly expiresAt: string };
 }
 
-/** For the message: how long after the URL's end it may still come. */
-export const finishGraceSeconds = 60;
-/** What began in time may end later: S3 checks the signature when a request begins. */
-const latePassesSeconds = [60, 3600];
+/** What a step returns is kept for ever, and rows are no JSON. */
+const nothing = (): void => {};
+
+export interface UploadPatience {
+  /** How long after the URL's end the message may still come. */
+  readonly finishGraceSeconds: number;
+  /** When to settle again after the URL's end: S3 looks at its time when a request begins, and the bytes may end later. */
+  readonly latePassesSeconds: readonly number[];
+}
+
+export const usualPatience: UploadPatience = { finishGraceSeconds: 60, latePassesSeconds: [60, 3600] };
 
 export type UploadWorkflow = SelfRegistering<[upload: DirectUpload, seconds: number], UploadEffects>;
 
-export function uploadWorkflow(
-  effects: UploadEffects,
-  latePasses: readonly number[] = latePassesSeconds,
-): UploadWorkflow {
+export function uploadWorkflow(effects: UploadEffects, patience = usualPatience): UploadWorkflow {
   return {
     parts: effects,
     register(name, effectsNow) {
-      const config = { name, finishGraceSeconds, latePassesSeconds: latePasses };
-      return registerS3PresignedUploadWorkflow<DirectUpload>(config, callbacksOver(effectsNow));
+      return registerS3PresignedUploadWorkflow<DirectUpload>({ name, ...patience }, callbacksOver(effectsNow));
     },
   };
 }
@@ -54,8 +57,8 @@ function callbacksOver(effectsNow: () => UploadEffects): S3WorkflowCallbacks<Dir
     databaseSteps: true,
     newPendingFile: async () => undefined, // the lease was there before the workflow
     createPresignedPost: async () => ({ url: '', fields: {} }), // signed by whoever answers the client, and kept nowhere
-    headS3Object: async (upload) => (await effectsNow().look(upload)) === 'right',
-    fileActivated: async (upload) => void (await effectsNow().commit(upload)),
+    headS3Object: async () => true, // looked at by what follows
+    fileActivated: (upload) => effectsNow().activate(upload).then(nothing),
     fileDeleted: (upload) => effectsNow().settle(upload),
     deleteS3Object: async () => undefined, // see above
     newActiveFile: never,
