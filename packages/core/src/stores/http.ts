@@ -1,60 +1,61 @@
 /**
- * The client of the Large Payload Service, API v3, as a `BlobStore`.
+ * The client of the Large Payload Service, API v3, as a `BlobStore`:
  *
- *   put     PUT  /v3/blobs?key=KEY           201 created, 200 exists   {"key","outcome","protectedUntil"}
- *   get     GET  /v3/blobs?key=KEY           200, or 206 with Range; LPS-Protected-Until
- *   head    HEAD /v3/blobs?key=KEY
- *   stat    POST /v3/blobs/stat              {"keys":[…]} → {"blobs":[{"key","size","protectedUntil"}]}
- *   list    GET  /v3/blobs/list?prefix=&after=&limit=       → {"blobs":[…],"next":KEY|null}
- *   ready   GET  /readyz
+ *   http-service.ts   the requests                        http-answers.ts   what is read from the answers
+ *   http-direct.ts    large blobs, past the service
  *
- * Errors are problem documents (RFC 9457) with a `code` of ours. A duplicate is answered before its body has come; the
- * transport then stops sending. Deleting is not offered: what a workflow may still need is not a client's to delete.
+ * Deleting is not offered: what a workflow may still need is not a client's to delete.
  */
 import { validateHeaderName, validateHeaderValue } from 'node:http';
-import type {
-  BlobInfo,
-  BlobStore,
-  Body,
-  CallOptions,
-  Expected,
-  GetOptions,
-  ListOptions,
-  PutResult,
-  StoredBlob,
-} from '../blob-store.js';
-import { discard, readAll } from '../body.js';
-import { type ErrorCode, isErrorCode, isLpsError, LpsError } from '../errors.js';
+import type { BlobStore } from '../blob-store.js';
+import { LpsError } from '../errors.js';
 import { checked } from '../layers/checked.js';
-import { openTransport, type Transport, type TransportOptions, type TransportResponse } from '../transport.js';
+import type { Clock } from '../retry.js';
+import { openTransport, type TransportOptions } from '../transport.js';
+import { DirectTransfers, type Transfer } from './http-direct.js';
+import { type HttpHeaders, HttpService, joined } from './http-service.js';
 
-/** Names and values; several values become several headers of the same name, joined as HTTP allows. */
-export type HttpHeaders = Readonly<Record<string, string | readonly string[]>>;
+export type { Transfer } from './http-direct.js';
+export type { HttpHeaders } from './http-service.js';
 
 export interface HttpStoreOptions extends Omit<TransportOptions, 'errorCode' | 'peerName'> {
   /** Of the service, such as `https://payloads.internal:8577`; may end in a path. */
   readonly url: string;
   /** Sent with every request, `Authorization` for one. A function is called for each request, so that tokens can change. */
   readonly headers?: HttpHeaders | (() => HttpHeaders | Promise<HttpHeaders>);
+  /**
+   * Blobs of more bytes than this go straight between here and the bucket, when the service offers it: it signs the
+   * request, and the bytes do not pass through it. Default: none do. Where that fails, the blob goes through the service
+   * in the same call (a stream that is being uploaded: in the next one), and a bucket that cannot be reached within 3 s,
+   * or that refuses, is left alone for a minute.
+   *
+   * The bucket gets none of `headers` and `tls`; its certificate is checked against Node's own authorities, to which
+   * NODE_EXTRA_CA_CERTS adds.
+   */
+  readonly directAboveBytes?: number;
+  /**
+   * Called once for each blob whose bytes moved: when a put is done, and when the last byte of a get has come. Not for a
+   * put of a blob that was there, nor for a range. What it throws is ignored.
+   */
+  onTransfer?(transfer: Transfer): void;
+  readonly clock?: Clock;
 }
 
-const maxJsonBytes = 4 * 1024 * 1024; // 1,000 keys of 1,000 bytes, with room
-const maxProblemBytes = 64 * 1024;
-const maxKeysPerStat = 1000;
-const keysPerPage = 1000;
-
-/** Opens the store; makes no request. Throws CONFIG_INVALID for a URL or a header that cannot be one. */
+/** Opens the store; makes no request. Throws CONFIG_INVALID for a URL, a header or a number of bytes that cannot be one. */
 export function openHttpStore(options: HttpStoreOptions): BlobStore {
-  const { url, headers, ...transportOptions } = options;
+  const { url, headers, directAboveBytes, clock, ...transportOptions } = options;
   const base = parseBase(url);
   if (headers !== undefined && typeof headers !== 'function') checkHeaders(headers);
-  const service = new Service(base, headers, openTransport({ ...transportOptions, errorCode: 'SERVICE_UNREACHABLE' }));
-  return checked({
+  const onTransfer = (transfer: Transfer): void => options.onTransfer?.(transfer);
+  const transport = openTransport({ ...transportOptions, errorCode: 'SERVICE_UNREACHABLE' });
+  const service = new HttpService(base, headers, transport);
+  const transfers = new DirectTransfers(service, { directAboveBytes, onTransfer, clock, transport: transportOptions });
+  const store = checked({
     name: 'http',
     can: { range: true, list: true, delete: false, versions: false },
     // `overwrite` has no place in the API: the service itself knows which blobs are damaged, and then takes the body
-    put: (key, body, expect, options) => service.put(key, body, expect, options),
-    get: (key, options) => service.get(key, options),
+    put: (key, body, expect, options) => transfers.put(key, body, expect, options),
+    get: (key, options) => transfers.get(key, options),
     head: (key, options) => service.head(key, options),
     stat: (keys, options) => service.stat(keys, options),
     async delete() {
@@ -62,145 +63,12 @@ export function openHttpStore(options: HttpStoreOptions): BlobStore {
     },
     list: (prefix, options) => service.list(prefix, options),
     ready: (options) => service.ready(options),
-    close: () => service.transport.close(),
+    close: async () => {
+      await Promise.all([transport.close(), transfers.close()]);
+    },
   });
-}
-
-interface Call extends CallOptions {
-  readonly method: string;
-  readonly path: string;
-  readonly query?: Readonly<Record<string, string>>;
-  readonly headers?: Readonly<Record<string, string>>;
-  readonly body?: Body;
-}
-
-class Service {
-  constructor(
-    readonly base: string,
-    readonly headers: HttpStoreOptions['headers'],
-    readonly transport: Transport,
-  ) {}
-
-  async put(key: string, body: Body, expect: Expected, options?: CallOptions): Promise<PutResult> {
-    const headers = { 'content-type': 'application/octet-stream', 'content-length': `${expect.size}` };
-    const response = await this.#call({
-      method: 'PUT',
-      path: '/v3/blobs',
-      query: { key },
-      headers,
-      body,
-      ...signalOf(options),
-    });
-    const answer = await this.#json(response, [200, 201]);
-    if (answer.outcome !== 'created' && answer.outcome !== 'exists') throw strange('the outcome of a put');
-    return { outcome: answer.outcome, ...protectionOf(answer.protectedUntil) };
-  }
-
-  async get(key: string, options?: GetOptions): Promise<StoredBlob | undefined> {
-    const { range } = options ?? {};
-    const headers = range === undefined ? {} : { range: `bytes=${range.start}-${range.end}` };
-    const response = await this.#call({
-      method: 'GET',
-      path: '/v3/blobs',
-      query: { key },
-      headers,
-      ...signalOf(options),
-    });
-    if (response.status !== (range === undefined ? 200 : 206)) return absentOrThrow(response, 'GET');
-    try {
-      const info = this.#infoOf(key, response, range !== undefined);
-      // the contract: a range lies within the blob; HTTP would shorten one that does not
-      if (range !== undefined && range.end >= info.size)
-        throw new LpsError('RANGE_NOT_SATISFIABLE', 'the range ends behind the blob');
-      return { info, body: response.body };
-    } catch (error) {
-      discard(response.body);
-      throw error;
-    }
-  }
-
-  async head(key: string, options?: CallOptions): Promise<BlobInfo | undefined> {
-    const response = await this.#call({ method: 'HEAD', path: '/v3/blobs', query: { key }, ...signalOf(options) });
-    if (response.status !== 200) return absentOrThrow(response, 'HEAD');
-    return this.#infoOf(key, response, false);
-  }
-
-  async stat(keys: readonly string[], options?: CallOptions): Promise<Map<string, BlobInfo>> {
-    const found = new Map<string, BlobInfo>();
-    for (let at = 0; at < keys.length; at += maxKeysPerStat) {
-      const asked = keys.slice(at, at + maxKeysPerStat);
-      const body = Buffer.from(JSON.stringify({ keys: asked }), 'utf8');
-      const headers = { 'content-type': 'application/json', 'content-length': `${body.length}` };
-      const response = await this.#call({
-        method: 'POST',
-        path: '/v3/blobs/stat',
-        headers,
-        body,
-        ...signalOf(options),
-      });
-      for (const info of infosOf(await this.#json(response, [200]))) found.set(info.key, info);
-    }
-    return found;
-  }
-
-  async *list(prefix: string, options?: ListOptions): AsyncIterable<BlobInfo> {
-    let after = options?.after;
-    do {
-      const query = { prefix, limit: `${keysPerPage}`, ...(after === undefined ? {} : { after }) };
-      const response = await this.#call({ method: 'GET', path: '/v3/blobs/list', query, ...signalOf(options) });
-      const page = await this.#json(response, [200]);
-      yield* infosOf(page);
-      const next = page.next ?? undefined;
-      if (next !== undefined && (typeof next !== 'string' || next === after)) throw strange('the next page of a list');
-      after = next;
-    } while (after !== undefined);
-  }
-
-  async ready(options?: CallOptions): Promise<void> {
-    const response = await this.#call({ method: 'GET', path: '/readyz', ...signalOf(options) });
-    if (response.status !== 200) throw await problemOf(response);
-    await readAll(response.body, maxJsonBytes);
-  }
-
-  async #call({ method, path, query, headers, body, signal }: Call): Promise<TransportResponse> {
-    // URLSearchParams writes a space as "+", which not every proxy leaves alone
-    const search = Object.entries(query ?? {}).map(([name, value]) => `${name}=${encodeURIComponent(value)}`);
-    const url = `${this.base}${path}${search.length === 0 ? '' : `?${search.join('&')}`}`;
-    try {
-      const given = typeof this.headers === 'function' ? await this.headers() : this.headers;
-      return await this.transport.request({ method, url, headers: { ...joined(given), ...headers }, body, signal });
-    } catch (error) {
-      if (body !== undefined) discard(body);
-      throw error;
-    }
-  }
-
-  async #json(response: TransportResponse, statuses: readonly number[]): Promise<Record<string, unknown>> {
-    if (!statuses.includes(response.status)) throw await problemOf(response);
-    const bytes = await readAll(response.body, maxJsonBytes).catch((error: unknown) => {
-      throw isLpsError(error, 'BLOB_TOO_LARGE') ? strange('more JSON than it ever sends') : error;
-    });
-    const value = parseJson(bytes);
-    if (value === undefined) throw strange('the answer');
-    return value;
-  }
-
-  #infoOf(key: string, { headers }: TransportResponse, partial: boolean): BlobInfo {
-    const text = partial ? /\/(\d+)$/.exec(headers['content-range'] ?? '')?.[1] : headers['content-length'];
-    const size = Number(text ?? Number.NaN);
-    if (!Number.isSafeInteger(size)) throw strange('the size of a blob');
-    const modified = headers['last-modified'];
-    return {
-      key,
-      size,
-      ...(modified === undefined ? {} : dateOf('modifiedAt', modified)),
-      ...protectionOf(headers['lps-protected-until']),
-    };
-  }
-}
-
-function signalOf(options: CallOptions | undefined): CallOptions {
-  return options?.signal === undefined ? {} : { signal: options.signal };
+  if (directAboveBytes === undefined) return store;
+  return { ...store, get: async (key, options) => transfers.retryable(key, await store.get(key, options)) };
 }
 
 function parseBase(url: string): string {
@@ -225,93 +93,4 @@ function checkHeaders(headers: HttpHeaders): void {
       throw new LpsError('CONFIG_INVALID', `the header ${JSON.stringify(name)} is not one that HTTP allows`);
     }
   }
-}
-
-function joined(headers: HttpHeaders | undefined): Record<string, string> {
-  const entries = Object.entries(headers ?? {}).map(([name, value]) => [
-    name.toLowerCase(),
-    typeof value === 'string' ? value : value.join(', '),
-  ]);
-  return Object.fromEntries(entries);
-}
-
-/** `undefined` for an absent blob. A 404 of anybody else (a wrong URL, a proxy) must not look like an absent blob. */
-async function absentOrThrow(response: TransportResponse, method: 'GET' | 'HEAD'): Promise<undefined> {
-  const error = await problemOf(response);
-  // a HEAD has no body to tell the code, but it has the content type of one
-  const ours = /^application\/problem\+json\b/i.test(response.headers['content-type'] ?? '');
-  if (error.code === 'BLOB_NOT_FOUND' || (method === 'HEAD' && response.status === 404 && ours)) return undefined;
-  throw error;
-}
-
-async function problemOf(response: TransportResponse): Promise<LpsError> {
-  const { status, headers, body } = response;
-  const problem = await readAll(body, maxProblemBytes).then(parseJson, () => undefined);
-  const code = isErrorCode(problem?.code) ? problem.code : codeForStatus(status);
-  const message =
-    typeof problem?.detail === 'string' ? oneLine(problem.detail) : `the service answered with status ${status}`;
-  const retryAfterMs = parseRetryAfter(headers['retry-after']);
-  return new LpsError(code, message, {
-    details: {
-      status,
-      ...(typeof problem?.requestId === 'string' ? { requestId: problem.requestId } : {}),
-      ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
-    },
-  });
-}
-
-/** For answers that are not ours: a proxy's, or another version's. */
-function codeForStatus(status: number): ErrorCode {
-  if (status === 413) return 'BLOB_TOO_LARGE';
-  if (status === 416) return 'RANGE_NOT_SATISFIABLE';
-  if (status === 408) return 'TOO_SLOW';
-  if (status === 429) return 'OVERLOADED';
-  if (status === 507) return 'STORE_FULL';
-  if (status >= 500 && status !== 501) return 'SERVICE_UNREACHABLE';
-  if (status === 404 || status === 405) return 'ROUTE_NOT_FOUND';
-  return status >= 400 && status !== 501 ? 'STORE_REFUSED' : 'NOT_SUPPORTED';
-}
-
-function parseRetryAfter(value: string | undefined): number | undefined {
-  const text = value ?? '';
-  if (/^\d{1,9}$/.test(text)) return Number(text) * 1000;
-  const date = Date.parse(text);
-  return Number.isNaN(date) ? undefined : Math.max(0, date - Date.now());
-}
-
-function infosOf(answer: Record<string, unknown>): BlobInfo[] {
-  if (!Array.isArray(answer.blobs)) throw strange('a list of blobs');
-  return answer.blobs.map((blob: unknown): BlobInfo => {
-    const { key, size, modifiedAt, protectedUntil } = (blob ?? {}) as Record<string, unknown>;
-    if (typeof key !== 'string' || typeof size !== 'number' || !Number.isSafeInteger(size)) throw strange('a blob');
-    return { key, size, ...dateOf('modifiedAt', modifiedAt), ...protectionOf(protectedUntil) };
-  });
-}
-
-function protectionOf(value: unknown): { readonly protectedUntil?: Date } {
-  return dateOf('protectedUntil', value);
-}
-
-/** A date that cannot be read is none: the blob then counts as not protected. */
-function dateOf<Name extends string>(name: Name, value: unknown): { readonly [N in Name]?: Date } {
-  const date = typeof value === 'string' ? new Date(value) : undefined;
-  if (date === undefined || Number.isNaN(date.getTime())) return {};
-  return { [name]: date } as { readonly [N in Name]?: Date };
-}
-
-function parseJson(bytes: Uint8Array): Record<string, unknown> | undefined {
-  try {
-    const value: unknown = JSON.parse(Buffer.from(bytes).toString('utf8'));
-    return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : undefined;
-  } catch {
-    return undefined;
-  }
-}
-
-function oneLine(text: string): string {
-  return text.replace(/\s+/g, ' ').slice(0, 500);
-}
-
-function strange(what: string): LpsError {
-  return new LpsError('SERVICE_UNREACHABLE', `the service did not answer as API v3 does: ${what}`);
 }
