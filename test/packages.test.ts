@@ -165,8 +165,8 @@ async function install(
     packageNames.map((name) => [`@large-payload/${name}`, `file:${packages[name].tarball}`]),
   );
   const dependencies = { ...manifest.dependencies, ...tarballs, ...changed };
-  // npm takes the core that the others ask for from the project's own; pnpm would ask the registry
-  const pnpm = { overrides: { '@large-payload/core': tarballs['@large-payload/core'] } };
+  // npm takes the packages that the others ask for from the project's own; pnpm would ask the registry
+  const pnpm = { overrides: tarballs };
   writeFileSync(join(project, 'package.json'), JSON.stringify({ ...manifest, dependencies, pnpm }));
   const [command, args] =
     manager === 'npm' ? ['npm', ['install', '--no-audit', '--no-fund']] : [bin('pnpm'), ['install']];
