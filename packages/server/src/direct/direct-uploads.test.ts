@@ -145,6 +145,14 @@ describeWith(describe, 'direct uploads', server, (server) => {
     await expect(uploads.begin(blob.key, 999)).rejects.toMatchObject({ code: 'SIZE_MISMATCH' });
   });
 
+  it('hold a lease that outlives the URL and the wait for the message', async () => {
+    const blob = newBlob();
+    const { request } = await begun(blob, openWith({ lifetimeMs: 900_000 }));
+    const text = `SELECT expires_at FROM ${fixture.schema}.lease JOIN ${fixture.schema}.blob b ON b.id = blob_id WHERE digest = $1`;
+    const { rows } = await dbos.query(text, [Buffer.from(blob.key.digest.slice('sha256:'.length), 'hex')]);
+    expect(rows[0].expires_at.getTime()).toBeGreaterThan(request.expiresAt.getTime() + 60_000);
+  });
+
   it('are not complete without their bytes, and complete with them afterwards', async () => {
     const blob = newBlob();
     const offer = await begun(blob);
