@@ -113,10 +113,11 @@ describeWith(describe, 'direct uploads', server, (server) => {
     const { url, method, headers } = request;
     return (await fetch(url, { method, headers, body: Buffer.from(body) })).status;
   };
-  /** As another service would write it: without a SHA-256. */
-  const write = async (name: string, body: Uint8Array): Promise<void> => {
+  /** As another service would write it; without a SHA-256 unless told. */
+  const write = async (name: string, body: Uint8Array, checksum: 'CRC32' | 'SHA256' = 'CRC32'): Promise<void> => {
     const client = await openS3Client(server);
-    await client.send(new PutObjectCommand({ Bucket: server.bucket, Key: name, Body: body }));
+    const command = { Bucket: server.bucket, Key: name, Body: body, ChecksumAlgorithm: checksum };
+    await client.send(new PutObjectCommand(command));
     client.destroy();
   };
   const statusOf = async (id: string): Promise<unknown> => {
@@ -211,17 +212,20 @@ describeWith(describe, 'direct uploads', server, (server) => {
     expect(await uploads.complete(offer.uploadId)).toMatchObject({ outcome: 'created' });
   });
 
-  it('are sent through the service when a wrong object stands there, which heals it', async () => {
-    const blob = newBlob();
-    const offer = await begun(blob);
-    await write(blob.name, randomBytes(1000));
-    expect(await send(offer, blob.bytes)).toBe(412);
-    await expect(uploads.complete(offer.uploadId)).rejects.toMatchObject({ code: 'TRY_AGAIN' });
-    expect(raised).toEqual([{ kind: 'damaged', key: blob.name }]);
-    expect(await uploads.begin(blob.key, 1000)).toEqual({ outcome: 'proxied', key: blob.name });
-    await store.put(blob.name, blob.bytes, { digest: blob.key.digest, size: 1000 });
-    expect(await uploads.begin(blob.key, 1000)).toMatchObject({ outcome: 'present' });
-  });
+  it.each(['CRC32', 'SHA256'] as const)(
+    'go through the service when a wrong object with a %s stands there',
+    async (sum) => {
+      const blob = newBlob();
+      const offer = await begun(blob);
+      await write(blob.name, randomBytes(1000), sum);
+      expect(await send(offer, blob.bytes)).toBe(412);
+      await expect(uploads.complete(offer.uploadId)).rejects.toMatchObject({ code: 'TRY_AGAIN' });
+      expect(raised).toEqual([{ kind: 'damaged', key: blob.name }]);
+      expect(await uploads.begin(blob.key, 1000)).toEqual({ outcome: 'proxied', key: blob.name });
+      await store.put(blob.name, blob.bytes, { digest: blob.key.digest, size: 1000 });
+      expect(await uploads.begin(blob.key, 1000)).toMatchObject({ outcome: 'present' });
+    },
+  );
 
   it('do not take away what somebody else uploaded meanwhile', async () => {
     const blob = newBlob();
