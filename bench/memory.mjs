@@ -84,7 +84,7 @@ async function measure(server, size) {
 }
 
 /** Blobs that no memory holds: 1 MiB over and over, the first bytes of each being its place and the blob's number. */
-function* chunksOf(number, size) {
+export function* chunksOf(number, size) {
   const pattern = Buffer.alloc(Math.min(size, MiB), createHash('sha256').update('pattern').digest());
   for (let at = 0; at < size; at += pattern.length) {
     const chunk = Buffer.from(pattern.subarray(0, Math.min(pattern.length, size - at)));
@@ -93,7 +93,7 @@ function* chunksOf(number, size) {
   }
 }
 
-function describeBlob(number, size) {
+export function describeBlob(number, size) {
   const hash = createHash('sha256');
   for (const chunk of chunksOf(number, size)) hash.update(chunk);
   return { number, size, digest: `sha256:${hash.digest('hex')}`, key: undefined };

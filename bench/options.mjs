@@ -86,7 +86,7 @@ function words(text) {
 
 const units = { B: 1, kB: 1e3, MB: 1e6, GB: 1e9, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30 };
 
-function readSize(name) {
+export function readSize(name) {
   const [, digits, unit] = /^(\d+)([kKMG]?i?B)$/.exec(name.trim()) ?? [];
   const bytes = Number(digits) * units[unit];
   // lpsbench writes the number of a blob into its first eight bytes

@@ -22,6 +22,8 @@ export interface MetricSources {
   uploadsInFlight(): number;
   /** Absent without a catalog. */
   poolStats?(): { total: number; idle: number; waiting: number };
+  /** Absent without direct uploads. */
+  directUploads?(): number;
   /** Absent without durable work. */
   durable?(): { running: boolean; leads: boolean; stranded: number };
 }
@@ -119,6 +121,17 @@ export function createMetrics(sources: MetricSources, options: MetricOptions = {
   });
   const { poolStats } = sources;
   if (poolStats !== undefined) watchPool(poolStats, registers);
+  const { directUploads } = sources;
+  if (directUploads !== undefined) {
+    new Gauge({
+      name: 'lps_direct_uploads_open',
+      help: 'Direct uploads that were begun here and have not ended',
+      registers,
+      collect() {
+        this.set(directUploads());
+      },
+    });
+  }
   if (sources.durable !== undefined) watchDurable(sources.durable, registers);
 
   return {

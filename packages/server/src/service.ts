@@ -67,10 +67,12 @@ async function start(
   if (store.janitor !== undefined) await removeTemporaryFiles(store, 0, logger); // nobody writes yet
 
   let inFlight = (): number => 0;
+  let openUploads = (): number => 0;
   let durableState = (): DurableState => ({ running: false, leads: false, stranded: 0 });
   const metrics = createMetrics({
     uploadsInFlight: () => inFlight(),
     poolStats: () => catalog.stats(),
+    directUploads: () => openUploads(),
     durable: () => durableState(),
   });
   const cache = await withCache(store, config, metrics, logger);
@@ -106,6 +108,7 @@ async function start(
     lifetimeMs: config.directLifetimeMs,
     checkOwner: () => owned.check(),
   });
+  openUploads = () => direct.uploads?.open ?? 0;
   let isDraining = false;
   const app = createApp({
     store: layered,

@@ -48,7 +48,7 @@ async function presigned(
   }
   const path = `${address.path}/${escapePath(prefix + key)}`;
   const keysNow = await keys();
-  const now = new Date();
+  const now = new Date(Math.floor(Date.now() / 1000) * 1000); // what is signed are whole seconds
   const query = sign({ method, path, headers: { ...headers, host: address.host } }, keysNow, seconds, now);
   const endsAt = Math.min(now.getTime() + seconds * 1000, keysNow.expiration?.getTime() ?? Number.POSITIVE_INFINITY);
   return { method, url: `${address.origin}${path}?${query}`, headers, expiresAt: new Date(endsAt) };

@@ -26,8 +26,7 @@ import { type UploadWorkflow, uploadWorkflow } from './upload-workflow.js';
 const server = await startVersitygw();
 afterAll(() => server?.stop());
 
-/** The URL ends after 1 s, and with it the patience for the message; the last look at the bucket is a second after that. */
-const lifetimeMs = 1000;
+/** With the URL ends the patience for the message; the last look at the bucket is a second after that. */
 const patience = { finishGraceSeconds: 0, latePassesSeconds: [1] };
 
 interface Blob {
@@ -52,6 +51,8 @@ describeWith(describe, 'direct uploads', server, (server) => {
   let runtime: DurableRuntime<{ directUpload: UploadWorkflow }>;
   let workflows: UploadWorkflows;
   let uploads: DirectUploads;
+  /** Given up after a second. */
+  let short: DirectUploads;
   let dbos: pg.Pool;
   let raised: { kind: string; key?: unknown }[] = [];
   const alarms: Alarms = { raise: (kind, details) => void raised.push({ kind, ...details }) };
@@ -78,6 +79,7 @@ describeWith(describe, 'direct uploads', server, (server) => {
       finish: (id) => runtime.send(id, 'uploadfinish', true),
     };
     uploads = openWith({});
+    short = openWith({ lifetimeMs: 1000 });
     dbos = new pg.Pool({ connectionString: postgres.url, max: 2 });
     dbos.on('error', () => undefined);
     runtime.setExecutorId('one');
@@ -99,7 +101,7 @@ describeWith(describe, 'direct uploads', server, (server) => {
     const { presignPut } = source;
     if (presignPut === undefined) throw new Error('the store signs nothing');
     return openDirectUploads({
-      ...{ store, catalog, effects, workflows, lifetimeMs, log: keptLog(), checkOwner: () => undefined },
+      ...{ store, catalog, effects, workflows, lifetimeMs: 60_000, log: keptLog(), checkOwner: () => undefined },
       presignPut: presignPut.bind(source),
       ...options,
     });
@@ -170,7 +172,7 @@ describeWith(describe, 'direct uploads', server, (server) => {
 
   it('leave nothing when they are given up', async () => {
     const blob = newBlob();
-    const { uploadId } = await begun(blob);
+    const { uploadId } = await begun(blob, short);
     await untilCleaned(uploadId);
     expect(await fixture.read(blob.key)).toBeUndefined();
     await expect(uploads.complete(uploadId)).rejects.toMatchObject({ code: 'UPLOAD_INCOMPLETE' });
@@ -178,16 +180,16 @@ describeWith(describe, 'direct uploads', server, (server) => {
 
   it('make the blob live when the client vanished behind its last byte', async () => {
     const blob = newBlob();
-    const offer = await begun(blob);
-    expect(await send(offer, blob.bytes)).toBe(200);
-    await untilCleaned(offer.uploadId);
+    const { uploadId } = await begun(blob, short);
+    await write(blob.name, blob.bytes, 'SHA256');
+    await untilCleaned(uploadId);
     expect(await stateOf(blob)).toEqual(live);
     expect((await store.get(blob.name))?.info.size).toBe(1000);
   });
 
   it('make the blob live when its bytes came after the URL had ended', async () => {
     const blob = newBlob();
-    const { uploadId } = await begun(blob);
+    const { uploadId } = await begun(blob, short);
     await eventually(() => fixture.read(blob.key)).toBeUndefined();
     await write(blob.name, blob.bytes); // a slow upload that began in time
     await untilCleaned(uploadId);
@@ -196,7 +198,7 @@ describeWith(describe, 'direct uploads', server, (server) => {
 
   it('can be completed after they were given up', async () => {
     const blob = newBlob();
-    const { uploadId } = await begun(blob);
+    const { uploadId } = await begun(blob, short);
     await untilCleaned(uploadId);
     await write(blob.name, blob.bytes);
     expect(await uploads.complete(uploadId)).toMatchObject({ outcome: 'created' });
@@ -229,7 +231,7 @@ describeWith(describe, 'direct uploads', server, (server) => {
 
   it('do not take away what somebody else uploaded meanwhile', async () => {
     const blob = newBlob();
-    const given = await begun(blob);
+    const given = await begun(blob, short);
     const other = await begun(blob);
     expect(await stateOf(blob)).toEqual({ state: 'uploading', leases: 2 });
     expect(await send(other, blob.bytes)).toBe(200);
@@ -264,8 +266,8 @@ describeWith(describe, 'direct uploads', server, (server) => {
   it('do not bring back what was deleted or taken down', async () => {
     for (const state of ['deleting', 'gone', 'taken_down'] as const) {
       const blob = newBlob();
-      const offer = await begun(blob);
-      expect(await send(offer, blob.bytes)).toBe(200);
+      const offer = await begun(blob, short);
+      await write(blob.name, blob.bytes, 'SHA256');
       await fixture.force(blob.key, state);
       await expect(uploads.complete(offer.uploadId)).rejects.toMatchObject({ code: 'TRY_AGAIN' });
       await untilCleaned(offer.uploadId);
@@ -319,7 +321,7 @@ describeWith(describe, 'direct uploads', server, (server) => {
   it('are known by their ids only', async () => {
     for (const id of ['', 'x', `upload-${randomUUID()}`])
       await expect(uploads.complete(id)).rejects.toMatchObject({ code: 'UPLOAD_NOT_FOUND' });
-    const { uploadId } = await begun(newBlob());
+    const { uploadId } = await begun(newBlob(), short);
     await untilCleaned(uploadId);
     await expect(uploads.complete(`${uploadId}-cleanup`)).rejects.toMatchObject({ code: 'UPLOAD_NOT_FOUND' });
   });

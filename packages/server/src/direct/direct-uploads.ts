@@ -55,6 +55,8 @@ export interface DirectUploads {
    * UPLOAD_INCOMPLETE, TRY_AGAIN when the bytes must come through the service.
    */
   complete(uploadId: string): Promise<CompletedUpload>;
+  /** Begun in this process and not ended. */
+  readonly open: number;
 }
 
 /** The durable part; all of it throws TRY_AGAIN while no workflow can run, CATALOG_UNAVAILABLE while Postgres is away. */
@@ -94,6 +96,10 @@ class Uploads implements DirectUploads {
   #open = 0;
 
   constructor(readonly options: DirectUploadOptions) {}
+
+  get open(): number {
+    return this.#open;
+  }
 
   async begin(blob: BlobKey, size: number): Promise<UploadOffer> {
     const { catalog, store, lifetimeMs, maxOpen = 1000, checkOwner } = this.options;
