@@ -1,4 +1,5 @@
 /** From the settings to what every request shows: a signature, a token, or a shared access signature in its URL. */
+import type { StorageSharedKeyCredential } from '@azure/storage-blob';
 import { LpsError } from '../errors.js';
 import type { AzureCredential, AzureStoreOptions } from './azure.js';
 import { type SharedKey, type SignableRequest, sharedKeyAuthorization } from './azure-signature.js';
@@ -18,6 +19,10 @@ export interface AzureAccess {
   readonly endpoint: string;
   /** Behind every URL: a shared access signature, or nothing. */
   readonly sas: string;
+  /** Empty where neither the settings nor the endpoint tell it. */
+  readonly account: string;
+  /** With which URLs for others are signed; absent with a shared access signature, and with tokens. */
+  readonly accountKey?: StorageSharedKeyCredential;
   /** The `authorization` of a request, where it needs one. */
   authorize(request: SignableRequest, signal?: AbortSignal): Promise<string | undefined>;
 }
@@ -39,6 +44,7 @@ export async function openAccess(options: AzureStoreOptions, sdk: StorageSdk, sd
   return {
     endpoint: endpoint.replace(/\/+$/, ''),
     sas: '',
+    account: account ?? new sdk.BlobServiceClient(endpoint).accountName,
     authorize: async (_request, signal) => `Bearer ${await tokens(signal)}`,
   };
 }
@@ -81,16 +87,12 @@ function accessByString(connectionString: string, sdk: StorageSdk): AzureAccess 
     throw new LpsError('CONFIG_INVALID', 'the connection string is not one of an Azure storage account');
   }
   const [url = '', sas = ''] = service.url.split('?', 2);
-  const { credential } = service;
-  const key: SharedKey | undefined =
-    credential instanceof sdk.StorageSharedKeyCredential
-      ? { account: credential.accountName, sign: (text) => credential.computeHMACSHA256(text) }
-      : undefined;
-  return {
-    endpoint: url.replace(/\/+$/, ''),
-    sas,
-    authorize: async (request) => (key === undefined ? undefined : sharedKeyAuthorization(request, key)),
-  };
+  const { credential, accountName: account } = service;
+  const access = { endpoint: url.replace(/\/+$/, ''), sas, account };
+  if (!(credential instanceof sdk.StorageSharedKeyCredential)) return { ...access, authorize: async () => undefined };
+  const key: SharedKey = { account: credential.accountName, sign: (text) => credential.computeHMACSHA256(text) };
+  const authorize: AzureAccess['authorize'] = async (request) => sharedKeyAuthorization(request, key);
+  return { ...access, account: credential.accountName, accountKey: credential, authorize };
 }
 
 type Token = NonNullable<Awaited<ReturnType<AzureCredential['getToken']>>>;

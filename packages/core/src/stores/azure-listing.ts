@@ -1,5 +1,10 @@
-/** What a container holds. The SDK speaks XML for us; its requests go out like all others. */
-import type { ContainerClient, ContainerListBlobsOptions, ServiceGetPropertiesResponse } from '@azure/storage-blob';
+/** What a container holds, and what the account tells. The SDK speaks XML for us; its requests go out like all others. */
+import type {
+  ContainerClient,
+  ContainerListBlobsOptions,
+  ServiceGetPropertiesResponse,
+  UserDelegationKey,
+} from '@azure/storage-blob';
 import type { BlobInfo, CallOptions, ListOptions } from '../blob-store.js';
 import { readAll } from '../body.js';
 import { isLpsError, LpsError } from '../errors.js';
@@ -11,6 +16,8 @@ interface SdkRequest {
   readonly method: string;
   readonly url: string;
   readonly headers: { toJson(): Record<string, string> };
+  /** Of its few requests that have one, a text. */
+  readonly body?: unknown;
   readonly abortSignal?: AbortSignal;
 }
 type SdkHttpClient = NonNullable<NonNullable<ConstructorParameters<StorageSdk['Pipeline']>[1]>['httpClient']>;
@@ -29,6 +36,8 @@ export interface ContainerListing {
   /** Whether the first blob has a version. */
   showsVersions(): Promise<boolean>;
   serviceProperties(options: CallOptions): Promise<ServiceGetPropertiesResponse>;
+  /** Only for tokens. */
+  delegationKey(startsOn: Date, expiresOn: Date, options: CallOptions): Promise<UserDelegationKey>;
 }
 
 export interface AzureListingOptions {
@@ -87,6 +96,14 @@ export function openAzureListing(sdk: StorageSdk, options: AzureListingOptions):
         throw fromSdk(error);
       }
     },
+
+    async delegationKey(startsOn, expiresOn, { signal }) {
+      try {
+        return await service.getUserDelegationKey(startsOn, expiresOn, abortable(signal));
+      } catch (error) {
+        throw fromSdk(error);
+      }
+    },
   };
 }
 
@@ -118,7 +135,8 @@ function sdkHttpClient(send: SendToAccount): SdkHttpClient {
   const client = {
     async sendRequest(request: SdkRequest) {
       const { method, url, headers, abortSignal: signal } = request;
-      const response = await send({ method, url, headers: lowerCased(headers.toJson()), signal });
+      const body = typeof request.body === 'string' ? Buffer.from(request.body) : undefined;
+      const response = await send({ method, url, headers: lowerCased(headers.toJson()), body, signal });
       const bodyAsText = Buffer.from(await readAll(response.body, 64 * 1024 * 1024)).toString();
       const toJson = () => response.headers;
       return { request, status: response.status, headers: { toJson }, bodyAsText };

@@ -1,5 +1,5 @@
 /** Azure Blob Storage as its documentation and its answers have it, versions included, which Azurite lacks. */
-import { createHash } from 'node:crypto';
+import { createHash, createHmac } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { answer, bodyOf, byBytes, type Handler, type ModelServer, startModelServer } from './model-server-fixture.js';
 
@@ -27,6 +27,8 @@ export interface AzureModel extends ModelServer {
   /** What happens to bytes between their upload and the disk. */
   corrupt: (bytes: Buffer) => Buffer;
   readonly connectionString: string;
+  /** The user delegation key for these times, in base64. */
+  delegationKey: (times: { start: string; expiry: string }) => string;
   /** Serves a request as Azure would. */
   readonly serve: Handler;
   /** The readable bytes. */
@@ -46,6 +48,7 @@ export async function startAzureModel(): Promise<AzureModel> {
     const url = new URL(request.url ?? '', 'http://model');
     const [, , container, ...rest] = url.pathname.split('/');
     const query = url.searchParams;
+    if (query.get('comp') === 'userdelegationkey') return giveKey(model, request, response);
     if (query.get('restype') === 'service') return answer(response, 200, model.serviceProperties, xml);
     if (container !== 'container') return refuse(response, 404, 'ContainerNotFound');
     if (query.get('comp') === 'list') return answer(response, 200, listOf(model, query), xml);
@@ -64,6 +67,8 @@ export async function startAzureModel(): Promise<AzureModel> {
     containerHeaders: {},
     corrupt: (bytes: Buffer) => bytes,
     connectionString: `DefaultEndpointsProtocol=http;AccountName=${account};AccountKey=${key};BlobEndpoint=${server.endpoint}/${account}`,
+    delegationKey: ({ start, expiry }: { start: string; expiry: string }) =>
+      createHmac('sha256', 'the key').update(`${start} ${expiry}`).digest('base64'),
     serve,
     live: (name: string) => blobs.get(name)?.current?.bytes,
     add(name: string, bytes: Buffer) {
@@ -77,6 +82,25 @@ export async function startAzureModel(): Promise<AzureModel> {
     },
   });
   return model;
+}
+
+/** Whom every token stands for. */
+export const delegate = { oid: '11059fcc-5514-4800-b5f8-49808b9cfab6', tid: 'ab1f708d-50f6-404c-a006-d71b2ac7a606' };
+
+async function giveKey(model: AzureModel, request: IncomingMessage, response: ServerResponse): Promise<void> {
+  const body = (await bodyOf(request))?.toString() ?? '';
+  const [, start = ''] = /<Start>([^<]+)<\/Start>/.exec(body) ?? [];
+  const [, expiry = ''] = /<Expiry>([^<]+)<\/Expiry>/.exec(body) ?? [];
+  if (!request.headers.authorization?.startsWith('Bearer ')) return refuse(response, 403, 'AuthenticationFailed');
+  const lastsMs = Date.parse(expiry) - Date.now();
+  if (!(Date.parse(start) < Date.parse(expiry) && lastsMs > 0 && lastsMs <= 7 * 24 * 3600_000)) {
+    return refuse(response, 400, 'InvalidXmlNodeValue');
+  }
+  const fields =
+    `<SignedOid>${delegate.oid}</SignedOid><SignedTid>${delegate.tid}</SignedTid><SignedStart>${start}</SignedStart>` +
+    `<SignedExpiry>${expiry}</SignedExpiry><SignedService>b</SignedService><SignedVersion>2023-11-03</SignedVersion>` +
+    `<Value>${model.delegationKey({ start, expiry })}</Value>`;
+  answer(response, 200, `<?xml version="1.0"?><UserDelegationKey>${fields}</UserDelegationKey>`, xml);
 }
 
 export function refuse(response: ServerResponse, status: number, code: string): void {

@@ -32,7 +32,7 @@ export type SendToContainer = (request: AzureRequest) => Promise<TransportRespon
 export type SendToAccount = (request: AccountRequest) => Promise<TransportResponse>;
 
 /** The version of the protocol whose rules are ours; the SDK's own requests have theirs. */
-const protocolVersion = '2023-11-03';
+export const protocolVersion = '2023-11-03';
 
 export function accountSender(transport: Transport, { sas, authorize }: AzureAccess): SendToAccount {
   const sendOnce = async ({

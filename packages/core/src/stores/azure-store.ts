@@ -9,6 +9,7 @@
  *   head    HEAD                    Azure names failures in a header
  *   delete  DELETE                  the blob with its snapshots; then a list, and every version in it
  *   list    GET …?comp=list         through the SDK
+ *   presign GET …?sv=…&sig=…        by whoever has the URL, see azure-presign.ts
  *
  * A blob's name is `prefix` + key, the key's leading slash included, as the Go service has it.
  */
@@ -33,6 +34,7 @@ import { blockBytesFor, blockList, blockNames, stageBlocks } from './azure-block
 import { type AzureSdks, openAccess, storageSdk } from './azure-credentials.js';
 import { hasAzureCode } from './azure-errors.js';
 import { type ContainerListing, openAzureListing } from './azure-listing.js';
+import { azurePresignGet } from './azure-presign.js';
 import { type AzureRequest, accountSender, containerSender, type SendToContainer } from './azure-request.js';
 import { azureSettings } from './azure-settings.js';
 import { collect, objectInfo, objectOf } from './http-object.js';
@@ -63,7 +65,11 @@ export async function openRawAzureStore(options: AzureStoreOptions, sdks: AzureS
     const toAccount = accountSender(transport, access);
     const listing = openAzureListing(sdk, { endpoint, container, prefix, send: toAccount });
     const send = containerSender(toAccount, `${endpoint}/${container}`);
-    const store = new AzureStore(options, { transport, endpoint, send, listing });
+    const presignGet = azurePresignGet({
+      ...{ sdk, access, container, prefix, timeoutMs: idleTimeoutMs ?? 30_000 },
+      getDelegationKey: (startsOn, expiresOn, call) => listing.delegationKey(startsOn, expiresOn, call),
+    });
+    const store = new AzureStore(options, { transport, endpoint, send, listing, presignGet });
     await store.detectVersions();
     return store;
   } catch (error) {
@@ -77,6 +83,7 @@ interface OpenedContainer {
   readonly endpoint: string;
   readonly send: SendToContainer;
   readonly listing: ContainerListing;
+  readonly presignGet: NonNullable<BlobStore['presignGet']>;
 }
 
 class AzureStore implements BlobStore {
@@ -87,12 +94,14 @@ class AzureStore implements BlobStore {
   /** What answers told; Azure has no question for it. */
   #versioning: 'on' | 'off' | undefined;
   #readyUntil = 0;
+  readonly presignGet: NonNullable<BlobStore['presignGet']>;
 
   constructor(
     options: AzureStoreOptions,
     readonly opened: OpenedContainer,
   ) {
     this.#prefix = options.prefix ?? '';
+    this.presignGet = opened.presignGet;
     this.#blockBytes = options.blockBytes ?? defaultBlockBytes;
     const hasVersions = (): boolean => this.#versioning === 'on';
     this.can = {

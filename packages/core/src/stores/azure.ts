@@ -43,6 +43,10 @@ export interface AzureStoreOptions {
  * `delete` removes every version and every snapshot. Where the account has soft delete, what is deleted can be restored
  * by whoever administers it until its days are over, and nobody can remove it before: for erasure switch soft delete off.
  *
+ * `presignGet` signs with the account's key, and where there are tokens with a key that Azure gives out for some days, which
+ * needs a role on the whole account (Storage Blob Delegator, or that of above given there and not on the container). With a
+ * connection string that has a shared access signature only, it throws NOT_SUPPORTED.
+ *
  * Throws CONFIG_INVALID when `@azure/storage-blob` (or `@azure/identity`, for tokens) is not installed or the settings are
  * not enough. Its calls throw STORE_REFUSED (a setting or a right is wrong; `details.azureCode` says which),
  * STORE_UNAVAILABLE (try later), TRY_AGAIN (a conflicting request), DIGEST_MISMATCH, RANGE_NOT_SATISFIABLE, ABORTED.

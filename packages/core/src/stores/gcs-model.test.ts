@@ -411,7 +411,11 @@ describe('gcs credentials', () => {
     return {
       Storage: class {
         readonly apiEndpoint: string;
-        readonly authClient = { getClient: client, getRequestHeaders: headers };
+        readonly authClient = {
+          ...{ getClient: client, getRequestHeaders: headers },
+          getCredentials: async () => ({}),
+          sign: () => assert.fail('nothing is to be signed'),
+        };
         constructor({ apiEndpoint = 'https://storage.googleapis.com' }: { apiEndpoint?: string }) {
           this.apiEndpoint = apiEndpoint;
         }

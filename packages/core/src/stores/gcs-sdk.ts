@@ -1,5 +1,5 @@
-/** Google's SDK where it is good: it finds the credentials and the endpoint. Requests are our own. */
-import { LpsError } from '../errors.js';
+/** Google's SDK where it is good: it finds the credentials and the endpoint, and signs. Requests are our own. */
+import { isLpsError, LpsError } from '../errors.js';
 import { askForCredentials } from './credentials.js';
 import type { GcsStoreOptions } from './gcs.js';
 
@@ -13,6 +13,9 @@ export interface GcsSdk {
     readonly authClient: {
       getClient(): Promise<unknown>;
       getRequestHeaders(url?: string): Promise<object>;
+      getCredentials(): Promise<{ readonly client_email?: string }>;
+      /** RSA with SHA-256, in base64: with the service account's key, or by Google (IAM's signBlob) where there is none. */
+      sign(text: string): Promise<string>;
     };
   };
 }
@@ -23,6 +26,20 @@ export interface OpenedGcs {
   readonly origin: string;
   /** The headers that show who we are. */
   authorize(signal?: AbortSignal): Promise<Record<string, string>>;
+  /** Absent where requests show no credentials: nobody is there in whose name a URL could be signed. */
+  readonly signing?: GcsSigning;
+}
+
+/**
+ * Signatures of the service account that we are. With credentials of another kind (a person's, those of a federation that
+ * stands for no account) both throw NOT_SUPPORTED: only the library knows, at times only after a question to Google, so it
+ * is not found out at the opening.
+ */
+export interface GcsSigning {
+  /** Its e-mail address. */
+  account(signal?: AbortSignal): Promise<string>;
+  /** RSA with SHA-256. Throws STORE_REFUSED when Google may not sign for us, STORE_UNAVAILABLE when it cannot now. */
+  sign(text: string, signal?: AbortSignal): Promise<Buffer>;
 }
 
 /** Throws CONFIG_INVALID when the SDK is not installed, or there are no credentials. */
@@ -54,7 +71,39 @@ export async function openGcsSdk(options: GcsStoreOptions, importSdk: ImportGcsS
         string
       >;
     },
+    signing: signingWith(authClient, timeoutMs),
   };
+}
+
+type AuthClient = InstanceType<GcsSdk['Storage']>['authClient'];
+
+function signingWith(authClient: AuthClient, timeoutMs: number): GcsSigning {
+  return {
+    async account(signal) {
+      const ask = { cloud: 'Google', timeoutMs, signal };
+      const { client_email: account } = await askForCredentials(ask, () => authClient.getCredentials());
+      if (account !== undefined) return account;
+      const message = 'URLs are signed by service accounts, and these Google credentials are of none';
+      throw new LpsError('NOT_SUPPORTED', message);
+    },
+    async sign(text, signal) {
+      try {
+        const ask = { cloud: 'Google', timeoutMs, signal };
+        return Buffer.from(await askForCredentials(ask, () => authClient.sign(text)), 'base64');
+      } catch (error) {
+        throw signingError(error);
+      }
+    },
+  };
+}
+
+/** What IAM refuses, it refuses again. */
+function signingError(error: unknown): unknown {
+  if (!isLpsError(error)) return error;
+  const status = Number((error.cause as { status?: unknown } | undefined)?.status);
+  if (!(status >= 400 && status < 500) || status === 408 || status === 429) return error;
+  const message = `Google signs no URL for us (status ${status}): the service account needs iam.serviceAccounts.signBlob on itself`;
+  return new LpsError('STORE_REFUSED', message, { details: { status }, cause: error });
 }
 
 /** Elsewhere our tokens have no business. */

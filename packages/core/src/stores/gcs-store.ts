@@ -8,6 +8,7 @@
  *   delete  GET  /storage/v1/b/BUCKET/o?versions=true         every generation of this name,
  *           DELETE …/o/NAME?generation=N                      each for good, the readable one last
  *   list    GET  /storage/v1/b/BUCKET/o?prefix=…
+ *   presign GET  /BUCKET/NAME?X-Goog-…                        by whoever has the URL, see gcs-presign.ts
  *
  * An object's name is `prefix` + key, the key's leading slash included, as the Go service has it.
  */
@@ -29,6 +30,7 @@ import { isLpsError, LpsError } from '../errors.js';
 import { openTransport, type Transport, type TransportResponse } from '../transport.js';
 import type { GcsStoreOptions } from './gcs.js';
 import { saysNoObject, saysNotFound } from './gcs-errors.js';
+import { gcsPresignGet } from './gcs-presign.js';
 import { type GcsRequest, gcsSender, readJson, type SendToGcs } from './gcs-request.js';
 import { type ImportGcsSdk, type OpenedGcs, openGcsSdk } from './gcs-sdk.js';
 import { gcsSettings, keepsVersions } from './gcs-settings.js';
@@ -84,6 +86,8 @@ class GcsStore implements BlobStore {
   readonly #send: SendToGcs;
   #versioned = false;
   #readyUntil = 0;
+  /** Absent where there are no credentials that could sign. */
+  readonly presignGet?: NonNullable<BlobStore['presignGet']>;
 
   constructor(
     readonly options: GcsStoreOptions,
@@ -92,6 +96,10 @@ class GcsStore implements BlobStore {
   ) {
     this.#prefix = options.prefix ?? '';
     this.#send = gcsSender(transport, opened, options.bucket);
+    const { origin, signing } = opened;
+    if (signing !== undefined) {
+      this.presignGet = gcsPresignGet({ origin, bucket: options.bucket, prefix: this.#prefix, signing });
+    }
     const hasVersions = (): boolean => this.#versioned;
     this.can = {
       range: true,

@@ -36,6 +36,10 @@ export interface GcsStoreOptions {
  * `delete` removes every generation. What the bucket's soft delete policy keeps (7 days unless it is changed), nobody can
  * remove or read before its time, but whoever administers the bucket can restore it: for erasure set the policy to 0.
  *
+ * `presignGet` signs with a service account's key; without one (workload identity, the metadata server) Google does, a
+ * request each, and the account needs `iam.serviceAccounts.signBlob` on itself (role Service Account Token Creator). It is
+ * absent where the server is asked without credentials, and throws NOT_SUPPORTED with those of no service account.
+ *
  * Throws CONFIG_INVALID when `@google-cloud/storage` is not installed or there are no credentials. Its calls throw
  * STORE_REFUSED (a setting or a right is wrong; `details.gcsReason` says which), STORE_UNAVAILABLE (try later),
  * TRY_AGAIN (a conflicting request), DIGEST_MISMATCH, RANGE_NOT_SATISFIABLE, ABORTED.
