@@ -29,15 +29,21 @@ import { type Clock, systemClock, withRetries } from './retry.js';
 export type KeyedClaim = Claim & { readonly key: string };
 
 export interface ClaimCheckOptions {
-  /** Where the blobs are: a service (`openHttpStore`), or a bucket or disk directly. Closing it is its opener's business. */
+  /**
+   * Where the blobs are: a service (`openHttpStore`, whose `directAboveBytes` lets large ones bypass it), or a bucket or
+   * disk directly. Closing it is its opener's business.
+   */
   readonly store: BlobStore;
   /** The Temporal namespace of deposits that name no other. */
   readonly namespace?: string;
   /** Memory for blobs, so that replays need no download. Default 64 MiB; 0 keeps none. */
   readonly cacheBytes?: number;
-  /** Uploads and downloads at a time. Default 8. */
+  /** Uploads and downloads at a time, past a service or through it. Default 8. */
   readonly concurrency?: number;
-  /** Time for one deposit or redemption with all its retries. Default 8,000: a workflow task has 10,000. */
+  /**
+   * Time, in ms, for all of one deposit or redemption: its turn, its retries, a try past the service and then one through
+   * it. Default 8,000: a workflow task has 10,000.
+   */
   readonly deadlineMs?: number;
   /** How long an upload is skipped without asking after the service said that it keeps the blob. Default 60,000. */
   readonly skipWindowMs?: number;

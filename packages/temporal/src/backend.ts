@@ -12,16 +12,19 @@ type Nothing<T> = { readonly [K in keyof T]?: never };
 /** Settings of a claim check; the defaults suit a worker. See `ClaimCheckOptions` for what each means. */
 export type Tuning = Omit<ClaimCheckOptions, 'store' | 'namespace'>;
 
+/** What only a service has: the clock is the claim check's as well. */
+type NoService = Nothing<Omit<HttpStoreOptions, keyof Tuning>>;
+
 /**
  * Where the blobs are, exactly one of:
- * - `url` (with `headers` and whatever else `openHttpStore` takes): a Large Payload Service.
+ * - `url` (with `headers`, `directAboveBytes` and whatever else `openHttpStore` takes): a Large Payload Service.
  * - `store`: any `BlobStore`, a bucket for one, without a service.
  * - `claimCheck`: one made before; codec and driver of one process can share its memory.
  */
 export type Backend =
   | (HttpStoreOptions & Tuning & { readonly store?: never; readonly claimCheck?: never })
-  | (Nothing<HttpStoreOptions> & Tuning & { readonly store: BlobStore; readonly claimCheck?: never })
-  | (Nothing<HttpStoreOptions> & Nothing<Tuning> & { readonly store?: never; readonly claimCheck: ClaimCheck });
+  | (NoService & Tuning & { readonly store: BlobStore; readonly claimCheck?: never })
+  | (NoService & Nothing<Tuning> & { readonly store?: never; readonly claimCheck: ClaimCheck });
 
 /** A claim check, and how to let go of what was opened for it. */
 export interface OpenBackend {

@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
-import type { Socket } from 'node:net';
+import { once } from 'node:events';
+import { type AddressInfo, createServer, type Socket } from 'node:net';
 import { Readable } from 'node:stream';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { BlobStore } from '../blob-store.js';
@@ -109,6 +110,14 @@ const problem =
   (code: ErrorCode): Handler =>
   (_, response) =>
     sendProblem(response, new LpsError(code, 'told to'));
+
+/** A service that sends an upload to this address. */
+const sendingTo =
+  (url: string): Handler =>
+  (_, response) => {
+    const begun = { outcome: 'direct', uploadId: 'u', request: { method: 'PUT', url, headers: {} } };
+    answer(response, 201, JSON.stringify(begun));
+  };
 
 describe('a put past the service', () => {
   it('gives large blobs to the bucket, and small ones to the service', async () => {
@@ -308,6 +317,66 @@ describe('a bucket that does not take a blob', () => {
     expect(told()).toEqual(['put direct']);
   });
 
+  it('is not blamed for a sender that stalls', async () => {
+    const store = open({ idleTimeoutMs: 200 });
+    const { key, bytes, expect: expected } = sample(300_000);
+    const stalling = new Readable({ read() {} });
+    stalling.push(bytes.subarray(0, 100_000));
+    await failure(store.put(key, stalling, expected), 'TOO_SLOW');
+    await store.put(key, bytes, expected);
+    expect(told()).toEqual(['put direct']);
+  });
+
+  it('is not blamed for having closed a connection that was kept', async () => {
+    const store = open();
+    await stored(store);
+    bucket.faults.push((request) => request.socket.resetAndDestroy());
+    const { key, bytes, expect: expected } = sample(300_000);
+    await failure(store.put(key, Readable.from([bytes]), expected), 'STORE_UNAVAILABLE');
+    const next = sample();
+    await store.put(next.key, next.bytes, next.expect);
+    expect(told()).toEqual(['put direct']);
+  });
+
+  it('is not asked at an address that is none of a bucket’s', async () => {
+    const store = open();
+    for (const url of ['', 'not a URL', '/relative', 'ftp://127.0.0.1/x', 'file:///etc/passwd']) {
+      const { key, bytes, expect: expected } = sample();
+      service.faults.push(sendingTo(url));
+      await store.put(key, Readable.from([bytes]), expected);
+      const next = sample(); // nor does the service begin another upload
+      await store.put(next.key, next.bytes, next.expect);
+      expect(told().splice(-2)).toEqual(['put service STORE_REFUSED', 'put service STORE_REFUSED']);
+      nowMs += minuteMs;
+    }
+    const { key, bytes, expect: expected } = sample();
+    const stream = Readable.from([bytes]);
+    service.faults.push(sendingTo('http://user:secret@127.0.0.1/x'));
+    await failure(store.put(key, stream, expected), 'STORE_UNAVAILABLE');
+    expect(stream.destroyed).toBe(true);
+  });
+
+  it('is shown no certificate of the service’s clients, and trusted no more than others', async () => {
+    const hellos: number[] = [];
+    const tlsServer = createServer((socket) => {
+      socket
+        .on('error', () => {})
+        .once('data', (data) => {
+          hellos.push(data[0] ?? 0);
+          socket.destroy();
+        });
+    });
+    tlsServer.listen(0, '127.0.0.1');
+    await once(tlsServer, 'listening');
+    service.faults.push(sendingTo(`https://127.0.0.1:${(tlsServer.address() as AddressInfo).port}/x`));
+    // whoever used these could not even say hello
+    const store = open({ tls: { cert: 'not a certificate', key: 'not a key', rejectUnauthorized: false } });
+    const { key, bytes, expect: expected } = sample();
+    await store.put(key, bytes, expected);
+    expect([hellos, told()]).toEqual([[0x16], ['put service STORE_UNAVAILABLE']]);
+    tlsServer.close();
+  });
+
   it('may have the object all the same: the service finds out', async () => {
     const store = open();
     const take = bucketOf(memory);
@@ -503,7 +572,8 @@ describe('a get past the service', () => {
       const given = Object.fromEntries(headers.filter((pair): pair is [string, string] => pair[1] !== undefined));
       service.faults.push((_, response) => void response.writeHead(307, given).end());
       expect(await digestAt(store, key), JSON.stringify(change)).toBe(digestOf(bytes));
-      expect(told().at(-1), JSON.stringify(change)).toMatch(/^get service /);
+      const isAddress = /^(?!http:)/.test(change.location ?? 'http:');
+      expect(told().at(-1), JSON.stringify(change)).toMatch(isAddress ? 'get service STORE_REFUSED' : /^get service /);
       nowMs += minuteMs;
     }
     expect(bucket.seen).toEqual([]);
@@ -658,15 +728,13 @@ describe('a transfer past the service', () => {
     expect(service.seen.every(({ url }) => !url?.includes('redirect'))).toBe(true);
   });
 
-  it('has no connection left after the store is closed', async () => {
+  it('fails when the store is closed', async () => {
     const store = open();
-    await stored(store, 20_000);
-    await digestAt(store, (await stored(store, 20_000)).key);
-    const sockets = [service, bucket].flatMap(({ seen }) => seen.map(({ socket }) => socket));
-    expect(sockets.length).toBeGreaterThanOrEqual(2);
-    const closed = sockets.map(closeOf);
+    const { key } = await stored(store, 5_000_000);
+    const found = await store.get(key);
     await store.close?.();
-    await Promise.all(closed);
+    await failure(found && readAll(found.body, 1e7), 'STORE_UNAVAILABLE');
+    await failure(store.get(key), 'SERVICE_UNREACHABLE');
   });
 
   it('is refused a threshold that is no number of bytes', () => {
@@ -707,6 +775,17 @@ describe('a claim check past the service', () => {
     bucket.faults.push((_, response) => answer(response, 200, randomBytes(50_000)));
     expect(digestOf((await claims.redeem(claim)).data ?? Buffer.alloc(0))).toBe(digestOf(original.data));
     expect(told().slice(1)).toEqual(['get direct', 'get service BLOB_DAMAGED']);
+  });
+
+  it('has time left for the service when the bucket cannot be reached', async () => {
+    const held = createServer(() => {}); // as a firewall that drops what is sent: nobody says hello
+    held.listen(0, '127.0.0.1');
+    await once(held, 'listening');
+    service.faults.push(sendingTo(`https://127.0.0.1:${(held.address() as AddressInfo).port}/x`));
+    const claims = new ClaimCheck({ store: open({ connectTimeoutMs: 60_000 }), namespace: 'tests' });
+    await claims.deposit(payload());
+    expect(told()).toEqual(['put service STORE_UNAVAILABLE']);
+    held.close();
   });
 
   it('gives up at its deadline on a bucket that is silent, and does not lose the next one’s time to it', async () => {

@@ -63,8 +63,8 @@ const maxAnswerBytes = 64 * 1024;
 /** What a service says that has no direct uploads. */
 const notOffered: ReadonlySet<ErrorCode> = new Set(['NOT_SUPPORTED', 'ROUTE_NOT_FOUND', 'METHOD_NOT_ALLOWED']);
 
-/** What a transfer fails with on this side of the connection: the caller gave up, or its stream stalled or is too short. */
-const ownFaults: ReadonlySet<ErrorCode> = new Set(['ABORTED', 'TOO_SLOW', 'SIZE_MISMATCH']);
+/** What a transfer fails with on this side of the connection: the caller gave up, or its stream stalled. */
+const ownFaults: ReadonlySet<ErrorCode> = new Set(['ABORTED', 'TOO_SLOW']);
 
 export class DirectTransfers {
   readonly #service: HttpService;
@@ -101,11 +101,16 @@ export class DirectTransfers {
     if (objection !== undefined) return this.#putThroughService(key, body, expect, options, objection);
     const upload = await this.#begin(key, body, size, options);
     if (isLpsError(upload)) return this.#putThroughService(key, body, expect, options, upload);
-    if (upload.outcome === 'direct') return this.#putIntoBucket(upload, key, body, expect, options);
     if (upload.outcome === 'proxied') return this.#putThroughService(key, body, expect, options, proxied());
-    discard(body);
-    const { protectedUntil } = upload;
-    return { outcome: 'exists', ...(protectedUntil === undefined ? {} : { protectedUntil }) };
+    if (upload.outcome === 'present') {
+      discard(body);
+      const { protectedUntil } = upload;
+      return { outcome: 'exists', ...(protectedUntil === undefined ? {} : { protectedUntil }) };
+    }
+    const wrongAddress = this.#faultOfAddress(upload.request.url);
+    if (wrongAddress === undefined) return this.#putIntoBucket(upload, key, body, expect, options);
+    this.#puts.toAll(wrongAddress, pauseMs);
+    return this.#putThroughService(key, body, expect, options, wrongAddress);
   }
 
   async get(key: string, options: GetOptions = {}): Promise<StoredBlob | undefined> {
@@ -191,7 +196,6 @@ export class DirectTransfers {
     signal: AbortSignal | undefined,
   ): Promise<'stored' | 'stands' | LpsError> {
     try {
-      this.#checkAddress(url);
       for (let tries = 1; ; tries += 1) {
         const response = await this.#bucket.request({ method: 'PUT', url, headers, body, signal });
         const answer = await answerOf(response);
@@ -221,7 +225,8 @@ export class DirectTransfers {
     { url, info }: { readonly url: string; readonly info: BlobInfo },
     signal: AbortSignal | undefined,
   ): Promise<StoredBlob | undefined> {
-    this.#checkAddress(url);
+    const wrongAddress = this.#faultOfAddress(url);
+    if (wrongAddress !== undefined) throw wrongAddress;
     const response = await this.#bucket.request({ method: 'GET', url, signal });
     const { status, headers, body } = response;
     if (status !== 200) throw refusal(status, await answerOf(response));
@@ -269,19 +274,18 @@ export class DirectTransfers {
     tell().catch(() => {});
   }
 
-  #checkAddress(url: string): void {
+  #faultOfAddress(url: string): LpsError | undefined {
     const { protocol } = URL.canParse(url) ? new URL(url) : { protocol: 'none' };
-    if (protocol !== 'https:' && protocol !== 'http:') throw unusable('its address is not one of http or https');
-    if (protocol === 'http:' && this.#service.base.startsWith('https:')) {
-      throw unusable('it would be reached over http, and the service is reached over https');
-    }
+    if (protocol !== 'https:' && protocol !== 'http:') return unusable('its address is not one of http or https');
+    const isDowngrade = protocol === 'http:' && this.#service.base.startsWith('https:');
+    return isDowngrade ? unusable('it would be reached over http, and the service is reached over https') : undefined;
   }
 
   /** A failed transfer as the bucket's fault. Throws what is not, such as an abort. */
   #faultOf(objections: Objections, error: unknown, signal: AbortSignal | undefined): LpsError {
     // the time ran out before it was done: the next transfer must not lose it again
     if (signal?.aborted && isTimeout(signal)) objections.toAll(tooLate(error), pauseMs);
-    if (signal?.aborted || !isLpsError(error) || ownFaults.has(error.code)) throw error;
+    if (!isLpsError(error) || ownFaults.has(error.code)) throw error;
     return error;
   }
 }
