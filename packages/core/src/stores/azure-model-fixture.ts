@@ -27,7 +27,7 @@ export interface AzureModel extends ModelServer {
   /** What happens to bytes between their upload and the disk. */
   corrupt: (bytes: Buffer) => Buffer;
   readonly connectionString: string;
-  /** The user delegation key for these times, in base64. */
+  /** The user delegation key for these times, which it may change; in base64. */
   delegationKey: (times: { start: string; expiry: string }) => string;
   /** Serves a request as Azure would. */
   readonly serve: Handler;
@@ -96,10 +96,12 @@ async function giveKey(model: AzureModel, request: IncomingMessage, response: Se
   if (!(Date.parse(start) < Date.parse(expiry) && lastsMs > 0 && lastsMs <= 7 * 24 * 3600_000)) {
     return refuse(response, 400, 'InvalidXmlNodeValue');
   }
+  const times = { start, expiry };
+  const value = model.delegationKey(times);
   const fields =
-    `<SignedOid>${delegate.oid}</SignedOid><SignedTid>${delegate.tid}</SignedTid><SignedStart>${start}</SignedStart>` +
-    `<SignedExpiry>${expiry}</SignedExpiry><SignedService>b</SignedService><SignedVersion>2023-11-03</SignedVersion>` +
-    `<Value>${model.delegationKey({ start, expiry })}</Value>`;
+    `<SignedOid>${delegate.oid}</SignedOid><SignedTid>${delegate.tid}</SignedTid><SignedStart>${times.start}</SignedStart>` +
+    `<SignedExpiry>${times.expiry}</SignedExpiry><SignedService>b</SignedService><SignedVersion>2023-11-03</SignedVersion>` +
+    `<Value>${value}</Value>`;
   answer(response, 200, `<?xml version="1.0"?><UserDelegationKey>${fields}</UserDelegationKey>`, xml);
 }
 

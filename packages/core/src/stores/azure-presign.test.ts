@@ -209,6 +209,22 @@ describe('azure presigned requests', () => {
     assert.equal(model.seen.length, 2);
   });
 
+  it('get a new key when a young one is about to end', async () => {
+    const { model, store } = await withModel();
+    const { delegationKey } = model;
+    model.delegationKey = (times) => {
+      times.expiry = `${new Date(Date.now() + 600_000).toISOString().slice(0, 19)}Z`;
+      return delegationKey(times);
+    };
+    const presign = () => store.presignGet(sample().key, { expiresInMs: 900_000 });
+    const first = await presign();
+    assert.equal(first.expiresAt.getTime(), keyEndOf(first));
+    setClock(Date.now() + 100_000);
+    assert.equal(keyEndOf(await presign()), keyEndOf(first));
+    setClock(Date.now() + 100_000);
+    assert.ok(keyEndOf(await presign()) > keyEndOf(first));
+  });
+
   it('need a key: what refuses it, is told, and a key that is of no use is none', async () => {
     const { model, store } = await withModel();
     const { key } = sample();

@@ -43,7 +43,7 @@ type SigningKey =
 
 export function azurePresignGet(given: PresigningContainer): NonNullable<BlobStore['presignGet']> {
   const { sdk, access, container, prefix } = given;
-  const isHttps = access.endpoint.startsWith('https:');
+  const isHttps = new URL(access.endpoint).protocol === 'https:';
   const signingKey = signingKeyOf(given);
 
   return async (key, { expiresInMs, signal }) => {

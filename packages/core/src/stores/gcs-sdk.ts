@@ -30,13 +30,12 @@ export interface OpenedGcs {
   readonly signing?: GcsSigning;
 }
 
-/**
- * Signatures of the service account that we are. With credentials of another kind (a person's, those of a federation that
- * stands for no account) both throw NOT_SUPPORTED: only the library knows, at times only after a question to Google, so it
- * is not found out at the opening.
- */
+/** Signatures of the service account that we are. */
 export interface GcsSigning {
-  /** Its e-mail address. */
+  /**
+   * Its e-mail address. Throws NOT_SUPPORTED with credentials of another kind: a person's, or of a federation that stands for
+   * no account. Only the library can tell, at times only by asking Google, so it is not found out at the opening.
+   */
   account(signal?: AbortSignal): Promise<string>;
   /** RSA with SHA-256. Throws STORE_REFUSED when Google may not sign for us, STORE_UNAVAILABLE when it cannot now. */
   sign(text: string, signal?: AbortSignal): Promise<Buffer>;
