@@ -87,7 +87,7 @@ const rowOf = async (id: string): Promise<Record<string, unknown>> => {
 
 describe('work of an executor that is gone', () => {
   it('goes on in another one: finished steps are not repeated, and a second call finds nothing', async () => {
-    await runtime.start('gated', 'w1', undefined as never);
+    await runtime.start('gated', 'w1');
     await untilAt('w1');
     runtime.setExecutorId('b');
     await untilRuns(runtime, 'b');
@@ -102,7 +102,7 @@ describe('work of an executor that is gone', () => {
   });
 
   it('has one outcome though the executor was only slow: what it does later is refused', async () => {
-    await runtime.start('gated', 'w2', undefined as never);
+    await runtime.start('gated', 'w2');
     await untilAt('w2');
     runtime.setExecutorId('b');
     await untilRuns(runtime, 'b');
@@ -142,7 +142,7 @@ describe('work of an executor that is gone', () => {
     await site.sql.query(
       `INSERT INTO ${site.schema}.replica (executor_id, application_version, service_version, host, pid) VALUES ('a', '1', '1', 'h', 1)`,
     );
-    await runtime.start('gated', 'w4', undefined as never);
+    await runtime.start('gated', 'w4');
     await untilAt('w4');
     await runtime.close(0);
     runtime = await startAs('b', '2');
@@ -164,11 +164,11 @@ describe('work of an executor that is gone', () => {
 
 describe('retention', () => {
   it('removes what ended before, with its steps, and nothing that has not ended', async () => {
-    await runtime.start('gated', 'ended', undefined as never);
+    await runtime.start('gated', 'ended');
     await untilAt('ended');
     gates.get('ended')?.[0]?.open();
     await DBOS.retrieveWorkflow('ended').getResult();
-    await runtime.start('gated', 'open', undefined as never);
+    await runtime.start('gated', 'open');
     await untilAt('open');
     const { signal } = new AbortController();
     expect(await removeEnded(new Date(Date.now() - 60_000), signal)).toBe(0);
@@ -180,7 +180,7 @@ describe('retention', () => {
     expect(rows).toEqual([{ id: 'open' }]);
     expect(await namedByUnfinished(['a', 'b'])).toEqual(['a']);
     // the id may be used again, and does it all again
-    await runtime.start('gated', 'ended', undefined as never);
+    await runtime.start('gated', 'ended');
     await untilAt('ended', 2);
     expect(done.filter((step) => step === 'ended first')).toHaveLength(2);
   });

@@ -63,7 +63,7 @@ function lps(...args: string[]) {
 describe('over HTTP', () => {
   it('workflows are listed, the newest first, a page at a time, by state', async () => {
     for (const id of ['w1', 'w2', 'w3']) await durable.start('gated', id, { url: secret });
-    await durable.start('broken', 'w4', undefined as never);
+    await durable.start('broken', 'w4');
     await untilIs('w4', 'failed');
     const all = await get('');
     expect(all.headers).toMatchObject({ 'cache-control': 'private, no-store' });
