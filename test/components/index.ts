@@ -1,6 +1,6 @@
 // Real components for tests and benchmarks: local, without secrets, on loopback ports, gone with the process that
 // started them. `npm run components` builds them; what is missing is skipped with a printed reason, or fails the run
-// when LPS_REQUIRE (a comma list: s3,gcs,azure,temporal,postgres) names it.
+// when LPS_REQUIRE (a comma list: s3,gcs,azure,temporal,postgres,registry,chromium) names it.
 export { type Azurite, openContainer, startAzurite } from './azurite.ts';
 export { type ComponentName, isRequired } from './components.mjs';
 export { type FakeGcs, type FakeGcsOptions, startFakeGcs } from './fake-gcs.ts';
