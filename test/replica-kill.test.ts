@@ -309,7 +309,6 @@ describeWith(describe, 'three replicas, killed under load', s3, (s3) => {
       console.log(
         `kill -9 of replicas: ${killsPerStage} kills, ${operations} operations, ${acknowledged} blobs acknowledged, 0 lost, 0 orphans`,
       );
-      console.log(ledger.counts);
     },
     isLong ? 420_000 : 240_000,
   );

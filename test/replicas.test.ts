@@ -9,6 +9,11 @@ import { lps } from './support/lps.ts';
 import { type RunningService, startService } from './support/service.ts';
 import { until } from './support/until.ts';
 
+interface Offer {
+  readonly uploadId: string;
+  readonly request: { readonly url: string; readonly headers: Record<string, string> };
+}
+
 const timeoutMs = 3000;
 const s3 = await startVersitygw();
 
@@ -28,7 +33,7 @@ describeWith(describe, 'three replicas on one bucket', s3, (s3) => {
   beforeAll(async () => {
     postgres = await startEmbeddedPostgres({ throwAway: true, maxConnections: 120 });
     postgres.exited.catch(() => undefined);
-    pool = new pg.Pool({ connectionString: postgres.url, max: 2 });
+    pool = new pg.Pool({ connectionString: postgres.url, max: 3 });
     pool.on('error', () => undefined);
     services = await Promise.all([start(), start(), start()]);
   });
@@ -60,6 +65,24 @@ describeWith(describe, 'three replicas on one bucket', s3, (s3) => {
   };
   const untilGone = (service: RunningService): Promise<unknown> =>
     until('its end, noticed', async () => ((await goneOf(service))[0] !== null ? true : undefined));
+  /** The workflow of a direct upload that is complete. */
+  const uploaded = async (): Promise<string> => {
+    const [{ port = 0 } = {}] = services;
+    const { key, bytes } = newBlob(1000);
+    const post = (path: string, value?: object): Promise<Response> =>
+      fetch(`http://127.0.0.1:${port}/v3/uploads${path}`, {
+        method: 'POST',
+        ...(value && { headers: { 'content-type': 'application/json' }, body: JSON.stringify(value) }),
+      });
+    const { uploadId, request: signed } = (await (await post('', { key, size: bytes.length })).json()) as Offer;
+    await fetch(signed.url, { method: 'PUT', headers: signed.headers, body: Buffer.from(bytes) });
+    expect((await post(`/${uploadId}/complete`)).status).toBe(201);
+    await until('its end', async () => {
+      const text = 'SELECT status FROM lps_dbos.workflow_status WHERE workflow_uuid = $1';
+      return (await pool.query(text, [uploadId])).rows[0]?.status === 'SUCCESS' || undefined;
+    });
+    return uploadId;
+  };
   const expectServed = async (): Promise<void> => {
     const blobs = services.map(() => newBlob(50_000));
     await Promise.all(
@@ -130,6 +153,49 @@ describeWith(describe, 'three replicas on one bucket', s3, (s3) => {
     await expectServed();
     services.push(await start());
     await untilOneLeads();
+  });
+
+  it('sweep and forget nothing without a leader, and everything that is due when there is one', async () => {
+    const leader = await untilOneLeads();
+    const [old, recent] = [await uploaded(), await uploaded()];
+    const day = 24 * 3_600_000;
+    await pool.query('UPDATE lps_dbos.workflow_status SET completed_at = completed_at - $2 WHERE workflow_uuid = $1', [
+      old,
+      8 * day, // a day more than the usual retention
+    ]);
+    const known = async (): Promise<string[]> => {
+      const text = 'SELECT workflow_uuid AS id FROM lps_dbos.workflow_status WHERE workflow_uuid = ANY($1)';
+      return (await pool.query(text, [[old, recent]])).rows.map(({ id }) => id).sort();
+    };
+    const leases = async (): Promise<number> =>
+      (await pool.query('SELECT FROM lps.lease WHERE blob_id = 0')).rows.length;
+    const usurper = await pool.connect();
+    try {
+      const taken = usurper.query("SELECT pg_advisory_lock(hashtextextended('lps leader of lps', 0))");
+      await until('a place in the queue', async () => {
+        const waiting = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND wait_event = 'advisory'";
+        return (await pool.query(waiting)).rows.length > 0 || undefined;
+      });
+      await leader.kill();
+      await taken;
+      services = services.filter((service) => service !== leader);
+      await pool.query(
+        `INSERT INTO lps.lease (blob_id, size, generation, expires_at) VALUES (0, 1, 1, now() - interval '1 s')`,
+      );
+      const fresh = await start();
+      services.push(fresh);
+      await until('durable work', async () => ((await gauge(fresh, 'lps_durable_running')) === 1 ? true : undefined));
+      await expectServed();
+      expect(await leaders()).toEqual([]);
+      expect(await leases()).toBe(1);
+      expect(await known()).toEqual([old, recent].sort());
+    } finally {
+      usurper.release(true);
+    }
+    await untilOneLeads();
+    await until('the sweep', async () => ((await leases()) === 0 ? true : undefined));
+    await until('the end of the old workflow', async () => ((await known()).length === 1 ? true : undefined));
+    expect(await known()).toEqual([recent]);
   });
 
   it('have another leader when theirs is stopped for a while, which then comes back as one of them', async () => {

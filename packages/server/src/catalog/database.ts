@@ -58,6 +58,7 @@ export function openDatabase(options: DatabaseOptions): Database {
     // for a server that does not answer at all: its own timeout can't reach us then
     query_timeout: statementTimeoutMs + 1000,
   });
+  outliveConnections(pool);
   // Idle connections that break are dropped by the pool; the next call opens another.
   pool.on('error', (error) => log(`catalog: an idle connection broke: ${error.message}`));
 
@@ -94,6 +95,15 @@ export function openDatabase(options: DatabaseOptions): Database {
       return closed;
     },
   };
+}
+
+/**
+ * A connection may break in the moment in which it is handed out, when nobody listens to it: Postgres says that it shuts
+ * down in one packet with its welcome. That must not end the process: whoever has the connection learns of it from the
+ * statement that fails, and the pool sees to idle ones.
+ */
+export function outliveConnections(pool: pg.Pool): void {
+  pool.on('connect', (client) => client.on('error', () => undefined));
 }
 
 async function transact<T>(pool: pg.Pool, work: (run: Database['run']) => Promise<T>): Promise<T> {

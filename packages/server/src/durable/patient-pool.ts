@@ -2,11 +2,9 @@
  * Connections for DBOS, which waits and tries again when Postgres is away, but knows only some of the ways in which that
  * shows: without a socket file (ENOENT, the embedded database is being started again) or a name in the DNS it would let
  * the workflow fail. So whatever keeps a connection from being made is told in words that it waits for.
- *
- * A connection may break in the moment in which it is handed out, when nobody listens to it: Postgres says that it shuts
- * down in one packet with its welcome. Such an error must not end the process.
  */
 import pg from 'pg';
+import { outliveConnections } from '../catalog/database.js';
 
 type OnConnect = (
   error: Error | undefined,
@@ -17,8 +15,7 @@ type OnConnect = (
 export class PatientPool extends pg.Pool {
   constructor(settings: pg.PoolConfig) {
     super(settings);
-    // whoever has the connection learns of it from the statement that fails; the pool sees to idle ones
-    this.on('connect', (client) => client.on('error', () => undefined));
+    outliveConnections(this);
   }
 
   override connect(): Promise<pg.PoolClient>;
