@@ -6,6 +6,7 @@ export {
   LargePayloadDriver,
   type LargePayloadDriverOptions,
 } from './driver.js';
+export { EncryptionCodec, type EncryptionCodecOptions } from './encryption-codec.js';
 export { toTemporalFailure } from './failure.js';
 export { LargePayloadPlugin, type LargePayloadPluginOptions, type PluginMode } from './plugin.js';
 export { assertReferencesCanBeEncoded } from './protobufjs-check.js';
@@ -18,3 +19,4 @@ export {
   temporalGcsClaims,
   temporalS3Claims,
 } from './temporal-claims.js';
+export { ZlibCodec, type ZlibCodecOptions } from './zlib-codec.js';

@@ -32,9 +32,9 @@ import {
   type StorageDriverRetrieveContext,
   type StorageDriverStoreContext,
 } from '@temporalio/common';
-import proto from '@temporalio/proto';
 import type { Limited } from './driver.js';
 import { withFailures } from './failure.js';
+import { decodePayload } from './payload-proto.js';
 
 /**
  * An object of a bucket: its bytes, whole or as a stream, or `undefined` when there is none. Ready-made: `s3Objects` and
@@ -106,7 +106,6 @@ export function gcsObjects(storage: {
 const mebibyte = 1024 * 1024;
 const hourMs = 3_600_000;
 const maxNameBytes = 1024;
-const { Payload: PayloadProto } = proto.temporal.api.common.v1;
 
 // What the drivers leave as it is in a segment; the rest they write as %XX.
 const s3Segment = "(?:[0-9a-zA-Z!\\-_.*'()]|%[0-9A-F]{2})+";
@@ -290,16 +289,9 @@ async function collect(body: Uint8Array | Readable, maxBytes: number, signal: Ab
   return new Uint8Array(Buffer.concat(chunks, size));
 }
 
-/** Bytes of its own for each caller: user code may write to them. */
 function decoded(bytes: Uint8Array | undefined, { bucket, name }: ClaimedObject): Payload {
   try {
-    const { metadata, data, externalPayloads } = PayloadProto.decode(bytes ?? new Uint8Array());
-    const plain = Object.entries(metadata).map(([name, value]) => [name, new Uint8Array(value)] as const);
-    return {
-      metadata: Object.fromEntries(plain),
-      data: new Uint8Array(data),
-      ...(externalPayloads.length === 0 ? {} : { externalPayloads }),
-    };
+    return decodePayload(bytes ?? new Uint8Array());
   } catch (cause) {
     throw new LpsError('BLOB_DAMAGED', 'the object of this claim is not a payload', {
       details: { bucket, name },
