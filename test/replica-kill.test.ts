@@ -74,8 +74,7 @@ describeWith(describe, 'three replicas, killed under load', s3, (s3) => {
   async function startPostgres(): Promise<void> {
     postgres = await startEmbeddedPostgres({ dataDir: postgresDir, maxConnections: 120 });
     postgres.exited.catch(() => undefined);
-    pool ??= new pg.Pool({ connectionString: postgres.url, max: 2 });
-    pool.on('error', () => undefined);
+    pool ??= new pg.Pool({ connectionString: postgres.url, max: 2 }).on('error', () => undefined);
   }
 
   /** Again and again while it ends because Postgres is away, as whoever keeps services running does. */

@@ -1,3 +1,4 @@
+import type { Socket } from 'node:net';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../catalog/embedded-postgres.js';
 import { PatientPool } from './patient-pool.js';
@@ -24,4 +25,16 @@ it('lets a connection break while it is handed out and nobody listens to it', as
   await expect(client.query('SELECT 1')).rejects.toThrow(/not queryable/);
   client.release(true);
   expect((await pool.query('SELECT 1 AS one')).rows).toEqual([{ one: 1 }]);
+});
+
+it('says of a connection that broke, in whatever way, what DBOS waits for', async () => {
+  const client = await pool.connect();
+  const { stream } = (client as unknown as { connection: { stream: Socket } }).connection;
+  const answer = client.query('SELECT pg_sleep(60)');
+  stream.destroy(Object.assign(new Error('write EPIPE'), { code: 'EPIPE' }));
+  await expect(answer).rejects.toMatchObject({
+    message: 'write EPIPE',
+    cause: { message: 'server closed the connection' },
+  });
+  client.release(true);
 });

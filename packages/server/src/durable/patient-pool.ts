@@ -1,8 +1,10 @@
 /**
  * Connections for DBOS, which waits and tries again when Postgres is away, but knows only some of the ways in which that
  * shows: without a socket file (ENOENT, the embedded database is being started again) or a name in the DNS it would let
- * the workflow fail. So whatever keeps a connection from being made is told in words that it waits for.
+ * the workflow fail. So whatever keeps a connection from being made, or breaks one (EPIPE), is told in words that it
+ * waits for.
  */
+import type { Socket } from 'node:net';
 import pg from 'pg';
 import { outliveConnections } from '../catalog/database.js';
 
@@ -16,6 +18,13 @@ export class PatientPool extends pg.Pool {
   constructor(settings: pg.PoolConfig) {
     super(settings);
     outliveConnections(this);
+    this.on('connect', (client) => {
+      const { connection } = client as unknown as { connection: { stream: Socket } };
+      // first, so that the statement under way fails with it as it is then
+      connection.stream.prependListener('error', (error: Error) => {
+        error.cause ??= new Error('server closed the connection');
+      });
+    });
   }
 
   override connect(): Promise<pg.PoolClient>;

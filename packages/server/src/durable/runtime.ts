@@ -12,7 +12,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { DBOS } from '@dbos-inc/dbos-sdk';
 import { LpsError } from '@large-payload/core';
 import type { Logger } from 'pino';
-import { connectionSettings } from '../catalog/database.js';
+import { asCatalogError, connectionSettings } from '../catalog/database.js';
 import { durablePoolSize } from './connections.js';
 import { withLaunchLock } from './launch-lock.js';
 import { dbosLogger } from './log.js';
@@ -125,9 +125,16 @@ async function answered<T>(answer: Promise<T>, withinMs: number): Promise<T> {
   answer.catch(() => undefined);
   try {
     return await Promise.race([answer, late]);
+  } catch (error) {
+    throw isDbosError(error) ? error : asCatalogError(error);
   } finally {
     over.abort();
   }
+}
+
+/** What DBOS says of a workflow, and not what Postgres says of a statement. */
+function isDbosError(error: unknown): boolean {
+  return typeof (error as { dbosErrorCode?: unknown } | undefined)?.dbosErrorCode === 'number';
 }
 
 class Runtime<Table extends WorkflowTable> {
