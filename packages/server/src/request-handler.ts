@@ -36,7 +36,7 @@ export interface RequestHandlerOptions {
   readonly maxUploads?: number;
   /** A transfer that moves no byte for so long is ended, in ms. Default 30,000. */
   readonly idleTimeoutMs?: number;
-  /** An upload slower than that, on average after its first 30 s, is ended. Bytes a second; default 1000, 0 for none. */
+  /** A transfer slower than that, on average after its first 30 s, is ended. Bytes a second; default 1000, 0 for none. */
   readonly minBytesPerSecond?: number;
   /** Serves `/v1/blobs/get`: blobs by digest alone, whoever they belong to. Default false. */
   readonly v1?: boolean;

@@ -166,7 +166,7 @@ export const settings = {
     kind: bytes(0, GiB, '1kB'),
     group: 'Limits',
     default: '1kB',
-    help: 'An upload slower than this many bytes a second, on average and after its first 30 s, is ended. 0 is no limit.',
+    help: 'A transfer slower than this many bytes a second, on average and after its first 30 s, is ended. 0 is no limit.',
   },
 
   directTransfers: {
