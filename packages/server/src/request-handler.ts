@@ -10,7 +10,7 @@ import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { Server as TlsServer } from 'node:https';
 import { type BlobStore, checked, LpsError, observed } from '@large-payload/core';
 import { settings } from './config/settings.js';
-import { maxDownloadLifetimeMs } from './direct/direct-transfers.js';
+import { maxDownloadLifetimeMs } from './direct/lifetimes.js';
 import { type App, createApp } from './http/app.js';
 import { attachContinue } from './http/attach-continue.js';
 import { type HandlerLogger, loggerOver } from './http/handler-logger.js';

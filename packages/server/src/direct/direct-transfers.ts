@@ -5,6 +5,7 @@ import type { Catalog } from '../catalog/catalog.js';
 import type { Durable } from '../durable/durable.js';
 import type { serviceWorkflows } from '../durable/workflows.js';
 import { type DirectUploads, openDirectUploads } from './direct-uploads.js';
+import { maxDownloadLifetimeMs } from './lifetimes.js';
 import type { UploadEffects } from './upload-effects.js';
 
 export interface DirectTransfers {
@@ -13,8 +14,6 @@ export interface DirectTransfers {
   /** Absent where the bucket cannot be made to check what it takes, or there is no catalog. */
   readonly uploads?: DirectUploads;
 }
-
-export const maxDownloadLifetimeMs = 5 * 60_000;
 
 export interface DirectTransferOptions {
   /** The layered one. */

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { digestOf, memoryStore, openHttpStore, v1ObjectName } from '@large-payload/core';
+import { type BlobStore, digestOf, LpsError, memoryStore, openHttpStore, v1ObjectName } from '@large-payload/core';
 import { testBlobStore } from '@large-payload/core/conformance';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { putHead, RawConnection, type RunningApp, request, startApp, v2Blob } from '../http/testing.js';
@@ -284,5 +284,46 @@ describe('operations', () => {
       headers: { 'x-request-id': 'a b"[31m' },
     });
     expect(bad.headers['x-request-id']).toMatch(/^[0-9a-f]{12}-\d+$/);
+  });
+});
+
+describe('redirects', () => {
+  const expiresAt = new Date(Date.now() + 60_000);
+
+  async function withPresigning(presignGet: NonNullable<BlobStore['presignGet']>) {
+    const own = await startApp({
+      store: { ...memoryStore(), presignGet },
+      direct: { downloadLifetimeMs: 60_000 },
+    });
+    const blob = v2Blob(randomBytes(1000));
+    await request(own.port, blob.putPath, { method: 'PUT', headers: blob.putHeaders, body: blob.bytes });
+    const get = (headers = {}) =>
+      request(own.port, `/v3/blobs?${new URLSearchParams({ key: blob.key, redirect: '1' })}`, { headers });
+    return { blob, get, close: () => own.close() };
+  }
+
+  it('are not needed for what the caller has already', async () => {
+    const url = 'https://bucket.example/object?signed';
+    const { blob, get, close } = await withPresigning(async () => ({ method: 'GET', url, headers: {}, expiresAt }));
+    expect(await get()).toMatchObject({ status: 307, headers: { location: url } });
+    expect(await get({ 'if-none-match': `"${blob.digest}"` })).toMatchObject({ status: 304, text: '' });
+    await close();
+  });
+
+  it('give way to the bytes when a URL cannot be signed, or needs more than itself', async () => {
+    let asked = 0;
+    const outcomes = [
+      async () => {
+        throw new LpsError('STORE_UNAVAILABLE', 'not now');
+      },
+      async () => ({ method: 'GET' as const, url: 'https://x.example', headers: { 'x-needed': '1' }, expiresAt }),
+      async () => {
+        throw new LpsError('NOT_SUPPORTED', 'never');
+      },
+    ];
+    const { blob, get, close } = await withPresigning(() => (outcomes[asked++] ?? (() => Promise.reject()))());
+    for (let round = 0; round < 6; round++) expect(await get()).toMatchObject({ status: 200, body: blob.bytes });
+    expect(asked).toBe(3); // after a "never" nobody asks again
+    await close();
   });
 });

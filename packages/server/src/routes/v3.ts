@@ -3,7 +3,9 @@ import {
   type BlobInfo,
   type BlobStore,
   isDigest,
+  isLpsError,
   LpsError,
+  type PresignedRequest,
   parseKey,
   parseObjectName,
   statOf,
@@ -48,14 +50,15 @@ export function registerV3(app: FastifyInstance, transfers: Transfers, options: 
   app.get('/v3/blobs', async (request, reply) => {
     const key = readableKey(request.raw.url, options.v1);
     const etag = etagOf(key);
-    const elsewhere = await redirect(key, minRedirectBytes(request.raw.url));
-    if (elsewhere !== undefined) {
-      transfers.metrics.direct('download', elsewhere.size);
-      return reply.code(307).headers(elsewhere.headers).send();
-    }
+    const minBytes = minRedirectBytes(request.raw.url);
     if (etag !== undefined && matches(request.headers['if-none-match'], etag)) {
       if ((await store.head(key)) === undefined) throw notFound();
       return reply.code(304).header('etag', etag).header('cache-control', 'private, no-store').send();
+    }
+    const elsewhere = await redirect(key, minBytes);
+    if (elsewhere !== undefined) {
+      transfers.metrics.direct('download', elsewhere.size);
+      return reply.code(307).headers(elsewhere.headers).send();
     }
     const headers = { ...(etag === undefined ? {} : { etag }), 'accept-ranges': 'bytes' };
     const wantsRange = request.headers.range !== undefined && ifRange(request.headers['if-range'], etag);
@@ -109,14 +112,19 @@ function redirecting(
   store: BlobStore,
   lifetimeMs: number | undefined,
 ): (key: string, minBytes: number | undefined) => Promise<Redirect | undefined> {
-  const presignGet = store.presignGet?.bind(store);
+  let presignGet = store.presignGet?.bind(store);
+  const sign = (key: string, expiresInMs: number): Promise<PresignedRequest | undefined> | undefined =>
+    presignGet?.(key, { expiresInMs }).catch((error: unknown) => {
+      if (isLpsError(error, 'NOT_SUPPORTED')) presignGet = undefined; // with these credentials it never will
+      return undefined;
+    });
   return async (key, minBytes) => {
     if (presignGet === undefined || lifetimeMs === undefined || minBytes === undefined) return undefined;
     if (!key.startsWith('/')) return undefined; // of v1: in no catalog
     // what only the bucket knows is read and adopted first; what fails here, fails below with its own words
     const info = (await statOf(store, [key]).catch(() => undefined))?.get(key);
     if (info === undefined || info.size < minBytes) return undefined;
-    const request = await presignGet(key, { expiresInMs: lifetimeMs }).catch(() => undefined);
+    const request = await sign(key, lifetimeMs);
     if (request === undefined || Object.keys(request.headers).length > 0) return undefined;
     const { digest } = parseKey(key);
     const { 'content-length': _, 'content-type': __, 'accept-ranges': ___, ...headers } = headHeaders(info);
