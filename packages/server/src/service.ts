@@ -22,7 +22,7 @@ import { uploadEffects } from './direct/upload-effects.js';
 import { embeddedConnections } from './durable/connections.js';
 import { type DurableState, startDurable } from './durable/durable.js';
 import { removeTemporaryFiles, sweepLeasesTask, tidyFiles } from './durable/housekeeping.js';
-import { serviceWorkflows } from './durable/workflows.js';
+import { serviceWorkflows } from './durable/service-workflows.js';
 import { createApp } from './http/app.js';
 import { inSpan } from './http/trace.js';
 import { createMetrics, type Metrics } from './metrics.js';

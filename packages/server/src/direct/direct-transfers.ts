@@ -3,7 +3,7 @@ import type { BlobStore } from '@large-payload/core';
 import type { Logger } from 'pino';
 import type { Catalog } from '../catalog/catalog.js';
 import type { Durable } from '../durable/durable.js';
-import type { serviceWorkflows } from '../durable/workflows.js';
+import type { serviceWorkflows } from '../durable/service-workflows.js';
 import { type DirectUploads, openDirectUploads } from './direct-uploads.js';
 import { maxDownloadLifetimeMs } from './lifetimes.js';
 import type { UploadEffects } from './upload-effects.js';

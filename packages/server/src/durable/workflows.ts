@@ -1,6 +1,4 @@
-/** The service's durable workflows: what there is, and which version of their code this is. */
-import type { UploadEffects } from '../direct/upload-effects.js';
-import { uploadWorkflow } from '../direct/upload-workflow.js';
+/** The service's durable workflows: what one is, and which version of their code this is. */
 
 /**
  * A workflow of the service. Its input and what it returns are kept as JSON. Whatever it does outside of steps is done
@@ -41,11 +39,6 @@ export const applicationVersion = '1';
 
 /** Older versions whose unfinished work this code can go on with. The others' work waits for a replica of theirs. */
 export const compatibleVersions: readonly string[] = [];
-
-/** Every workflow of the service, by the name under which it is kept: a name is never given to another one. */
-export function serviceWorkflows(effects: UploadEffects) {
-  return { directUpload: uploadWorkflow(effects) } as const satisfies WorkflowTable;
-}
 
 /** The schema of DBOS' own tables, beside the catalog's. */
 export function workflowSchema(schema: string): string {
