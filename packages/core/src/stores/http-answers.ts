@@ -37,7 +37,9 @@ function codeForStatus(status: number): ErrorCode {
   if (status === 413) return 'BLOB_TOO_LARGE';
   if (status === 416) return 'RANGE_NOT_SATISFIABLE';
   if (status === 408) return 'TOO_SLOW';
-  if (status === 429) return 'OVERLOADED';
+  if (status === 429) return 'RATE_LIMITED';
+  if (status === 401) return 'UNAUTHENTICATED';
+  if (status === 403) return 'FORBIDDEN';
   if (status === 507) return 'STORE_FULL';
   if (status >= 500 && status !== 501) return 'SERVICE_UNREACHABLE';
   if (status === 404 || status === 405) return 'ROUTE_NOT_FOUND';

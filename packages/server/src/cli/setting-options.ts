@@ -33,10 +33,15 @@ export function givenSettings(command: Command): SettingFlags {
 function optionsOf(setting: Setting): Option[] {
   const { flag, kind } = setting;
   const variables = [envOf(setting), ...(setting.also ?? [])].join(', ');
-  const standard = setting.default ?? setting.defaultHelp;
+  const standard = setting.default || setting.defaultHelp;
+  const several = kind.isList ? ' May be given several times.' : '';
   const origin = standard === undefined ? `[${variables}]` : `[${variables}; default: ${standard}]`;
-  if (kind.placeholder !== undefined)
-    return [new Option(`--${flag} <${kind.placeholder}>`, `${setting.help}\n${origin}`)];
+  if (kind.placeholder !== undefined) {
+    const option = new Option(`--${flag} <${kind.placeholder}>`, `${setting.help}${several}\n${origin}`);
+    return [
+      kind.isList ? option.argParser((value, earlier?: string) => (earlier ? `${earlier},${value}` : value)) : option,
+    ];
+  }
   const isOn = setting.default === 'true';
   const off = `${setting.helpOff ?? ''}\n[${envOf(setting)}=false]`;
   return [

@@ -58,10 +58,33 @@ const checks: readonly Check[] = [
       ? 's3-kms-key-id is used only with --s3-encryption sse-kms'
       : undefined,
 
-  ({ host, insecure }, sources) =>
-    host !== undefined && !isLoopback(host) && insecure === false
-      ? `${sources.host.name}: ${host} can be reached from other machines, and the service does not ask who calls yet; ` +
-        'keep host 127.0.0.1, or add --insecure when the network itself keeps others out'
+  ({ host, insecure, auth, tlsCert, tlsTerminatedUpstream }, sources) => {
+    if (host === undefined || isLoopback(host) || insecure !== false) return undefined;
+    const reach = `${sources.host.name}: ${host} can be reached from other machines`;
+    if (auth === 'none')
+      return `${reach}, and nobody is asked who calls; keep host 127.0.0.1, or add --auth required, or --insecure when the network itself keeps others out`;
+    return tlsCert === undefined && tlsTerminatedUpstream === false
+      ? `${reach}, and tokens would cross the network in the clear; add --tls-cert and --tls-key, --tls-terminated-upstream behind a proxy that does TLS, or --insecure`
+      : undefined;
+  },
+
+  ({ tlsCert, tlsKey }) =>
+    (tlsCert === undefined) !== (tlsKey === undefined) ? 'tls-cert and tls-key belong together' : undefined,
+
+  ({ auth, authIssuer, authJwks, authAudiences }, sources) => {
+    const given = (['authIssuer', 'authJwks', 'authAudiences', 'authPolicy'] as const).find(
+      (name) => sources[name].kind !== 'default',
+    );
+    if (given === undefined) return undefined;
+    if (auth === 'none') return `${sources[given].name} has no effect with auth none; add --auth required`;
+    return authIssuer === undefined || authJwks === undefined || authAudiences?.length === 0
+      ? 'JWTs need all three of auth-issuer, auth-audience and auth-jwks'
+      : undefined;
+  },
+
+  ({ codecPreStorage = [], codecPostStorage = [], codecKeys }) =>
+    [...codecPreStorage, ...codecPostStorage].includes('aes-gcm') && codecKeys === undefined
+      ? 'the codec aes-gcm needs keys: LPS_CODEC_KEYS_FILE or LPS_CODEC_KEYS'
       : undefined,
 
   // an upload that is alive renews its lease with its bytes, so a lease must outlast a pause that is still allowed

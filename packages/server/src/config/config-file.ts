@@ -1,9 +1,11 @@
-import { isMap, isScalar, LineCounter, parseDocument } from 'yaml';
+import { isMap, isScalar, isSeq, LineCounter, parseDocument } from 'yaml';
 
 /** One line `name: value` of a configuration file. `text` is absent when the line has no plain value. */
 export interface FileEntry {
   readonly name: string;
   readonly text?: string;
+  /** The text is that of a list, with commas. */
+  readonly isList?: true;
   readonly line: number;
 }
 
@@ -15,7 +17,7 @@ export interface ParsedFile {
 
 const maxFileBytes = 1024 * 1024;
 
-/** Takes a YAML file apart that is one flat map of names to plain values. Values stay text; their settings read them. */
+/** Takes a YAML file apart that is one flat map of names to plain values, or lists of them. Values stay text; their settings read them. */
 export function parseConfigFile(path: string, content: string): ParsedFile {
   if (Buffer.byteLength(content) > maxFileBytes) return { entries: [], problems: [`${path}: larger than 1 MiB`] };
   const lines = new LineCounter();
@@ -34,11 +36,21 @@ export function parseConfigFile(path: string, content: string): ParsedFile {
   const entries = document.contents.items.map(({ key, value }): FileEntry => {
     const name = isScalar(key) ? String(key.source ?? key.value) : '?';
     const line = lineAt(isScalar(key) ? key.range?.[0] : undefined);
+    const list = isSeq(value) ? plainItems(value.items) : undefined;
+    if (list !== undefined) return { name, text: list.join(','), isList: true, line };
     if (!isScalar(value) || value.value === null) return { name, line };
     // as it was written, so that the same text means the same in every place
     return { name, text: value.source ?? String(value.value), line };
   });
   return { entries, problems: [] };
+}
+
+/** The texts of a list; `undefined` when it holds something else, or a text that a list of settings could not. */
+function plainItems(items: readonly unknown[]): string[] | undefined {
+  const texts = items.flatMap((item) =>
+    isScalar(item) && item.value !== null ? [item.source ?? String(item.value)] : [],
+  );
+  return texts.length === items.length && texts.every((one) => !one.includes(',')) ? texts : undefined;
 }
 
 function reason(error: { code: string; message: string }): string {

@@ -16,6 +16,7 @@ values out of range, and names that do not exist, with the name that was probabl
 
 - **Sizes** are bytes or have a unit: \`1048576\`, \`64MiB\`, \`1GiB\`, \`200kB\` (1 kB is 1000 bytes, 1 KiB is 1024).
 - **Times** have a unit: \`500ms\`, \`30s\`, \`5m\`, \`12h\`, \`7d\`.
+- **Lists** are flags that are given several times, values with commas between them, or a list in the file.
 - **Yes or no**: \`true\`, \`false\`, \`yes\`, \`no\`, \`on\`, \`off\`, \`1\`, \`0\`. As a flag: \`--metrics\` or \`--no-metrics\`.
 - **Paths** that are relative start at the directory in which \`lps\` was started.
 - **Secrets** can be read from a file: \`LPS_DATABASE_URL_FILE=/run/secrets/database-url\`. They are never shown.
@@ -45,10 +46,11 @@ export function settingsDocumentation(): string {
 
 function row(setting: Setting): string {
   const { placeholder, expects } = setting.kind;
-  const value = placeholder === undefined ? '' : ` <${placeholder}>`;
+  const { isList } = setting.kind;
+  const value = placeholder === undefined ? '' : ` <${placeholder}>${isList ? ' …' : ''}`;
   const variables = [envOf(setting), ...(setting.secret ? [`${envOf(setting)}_FILE`] : [])];
   const also = (setting.also ?? []).map((name) => `\`${name}\``).join(', ');
-  const standard = setting.default === undefined ? defaultOf(setting) : `\`${setting.default}\``;
+  const standard = !setting.default ? defaultOf(setting) : `\`${setting.default}\``;
   const help = `${setting.help} Takes ${expects}.${also === '' ? '' : ` Also read: ${also}.`}`;
   const cells = [`\`--${setting.flag}${value}\``, variables.map((name) => `\`${name}\``).join(' '), standard, help];
   return `| ${cells.map((cell) => cell.replaceAll('|', '\\|')).join(' | ')} |\n`;

@@ -44,7 +44,7 @@ describe('the table of settings', () => {
   it.each(allSettings)('has a default for %s that is a right value', (_name, setting) => {
     if (setting.default === undefined) return;
     const parsed = setting.kind.schema.parse(setting.default);
-    expect(setting.kind.schema.parse(setting.kind.format(parsed))).toBe(parsed);
+    expect(setting.kind.schema.parse(setting.kind.format(parsed))).toEqual(parsed);
   });
 
   it('has an example for every kind that is a right value itself', () => {

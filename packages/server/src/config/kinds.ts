@@ -12,6 +12,8 @@ export interface Kind<V> {
   readonly expects: string;
   /** The value's name in the help, as in `--port <number>`; absent for a yes or no. */
   readonly placeholder?: string;
+  /** A list: its flag may be given several times. */
+  readonly isList?: true;
   format(value: V): string;
 }
 
@@ -152,6 +154,25 @@ export function namespace(): Kind<string> {
       }
     },
   });
+}
+
+/** Several values: flags one by one, elsewhere separated by commas. An empty text is none of them. */
+export function list<V extends string>(one: Kind<V>, placeholder = one.placeholder): Kind<readonly V[]> {
+  return {
+    schema: z
+      .string()
+      .transform((value) =>
+        value
+          .split(',')
+          .map((item) => item.trim())
+          .filter((item) => item !== ''),
+      )
+      .pipe(z.array(one.schema)),
+    expects: `${one.expects}, or several with commas between them`,
+    ...(placeholder === undefined ? {} : { placeholder }),
+    isList: true,
+    format: (value) => value.join(','),
+  };
 }
 
 /** The shortest exact text: `1073741824` → `1GiB`, `1500` → `1500`. */

@@ -6,7 +6,7 @@
 import { readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { LpsError } from '@large-payload/core';
-import { configProblems, groupOfStore } from './checks.js';
+import { configProblems, groupOfStore, isLoopback } from './checks.js';
 import { type FileEntry, parseConfigFile } from './config-file.js';
 import {
   allSettings,
@@ -55,6 +55,9 @@ const configEnv = 'LPS_CONFIG';
 /** Variables that are no settings: the file, and what the other commands read. */
 const otherEnv: readonly string[] = [configEnv, 'LPS_URL'];
 
+/** Of the Web UI of `temporal server start-dev`. */
+const developmentOrigin = 'http://localhost:8233';
+
 /** The one way to a configuration. Throws CONFIG_INVALID with every problem in `details.problems`. */
 export function loadConfig(options: LoadOptions = {}): Loaded {
   const problems: string[] = [];
@@ -95,12 +98,29 @@ export function configInvalid(problems: readonly string[]): LpsError {
 function completed(values: Values, cwd: string): Config {
   const dataDir = resolve(cwd, values.dataDir);
   const far = values.store !== 'file' && values.store !== 'memory';
+  const { corsOrigins, authJwks } = values;
   return {
     ...values,
     dataDir,
     cacheDir: values.cacheDir === undefined ? join(dataDir, 'cache') : resolve(cwd, values.cacheDir),
     cacheMemoryBytes: values.cacheMemoryBytes ?? (far ? 128 * 1024 * 1024 : 0),
+    ...resolved(values, ['tlsCert', 'tlsKey', 'authPolicy', 'auditLog'], cwd),
+    authJwks: authJwks === undefined || /^https?:/i.test(authJwks) ? authJwks : resolve(cwd, authJwks),
+    corsOrigins:
+      corsOrigins.length === 0 && isLoopback(values.host)
+        ? [developmentOrigin]
+        : corsOrigins.map((origin) => new URL(origin).origin),
   };
+}
+
+/** Paths that were given, from where relative ones start. */
+function resolved<Name extends 'tlsCert' | 'tlsKey' | 'authPolicy' | 'auditLog'>(
+  values: Values,
+  names: readonly Name[],
+  cwd: string,
+): { readonly [N in Name]: string | undefined } {
+  const paths = names.map((name) => [name, values[name] === undefined ? undefined : resolve(cwd, values[name])]);
+  return Object.fromEntries(paths) as { readonly [N in Name]: string | undefined };
 }
 
 function findGiven(setting: Setting, inputs: Inputs): { text?: string; source: Source } {
@@ -179,9 +199,10 @@ function readConfigFile(inputs: FileInputs): Map<string, Given> {
 function addEntry(entry: FileEntry, path: string, given: Map<string, Given>, problems: string[]): void {
   const place = `${path}:${entry.line}`;
   const known = allSettings.map(([, setting]) => setting.flag);
-  if (!known.includes(entry.name)) {
+  const setting = allSettings.find(([, { flag }]) => flag === entry.name)?.[1];
+  if (setting === undefined) {
     problems.push(`${place}: no such setting: ${quoted(entry.name)}${didYouMean(entry.name, known)}`);
-  } else if (entry.text === undefined) {
+  } else if (entry.text === undefined || (entry.isList && !setting.kind.isList)) {
     problems.push(`${place}: ${entry.name} has no plain value; write one behind the colon, or remove the line`);
   } else {
     given.set(entry.name, { text: entry.text, source: { kind: 'file', name: place } });

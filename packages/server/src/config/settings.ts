@@ -9,6 +9,8 @@
  *   max-blob-bytes: 1GiB        file
  *   config.maxBlobBytes         in the code (with its unit: `idle-timeout` is `idleTimeoutMs`)
  */
+import { accessSettings, listeningSettings } from './access-settings.js';
+import { codecSettings } from './codec-settings.js';
 import { bytes, choice, count, duration, hostname, type Kind, namespace, text, url, yesNo } from './kinds.js';
 import { objectStoreSettings } from './object-store-settings.js';
 
@@ -22,6 +24,8 @@ export const groups = [
   'Catalog',
   'Limits',
   'Direct transfers',
+  'Authentication',
+  'Codec server',
   'Cache',
   'Lifecycle',
   'Logs and metrics',
@@ -65,22 +69,23 @@ export const settings = {
     kind: hostname(),
     group: 'Listening',
     default: '127.0.0.1',
-    help: 'Address to listen on. Anything beyond this machine also needs --insecure.',
+    help: 'Address to listen on. Anything beyond this machine also needs --auth required and TLS, or --insecure.',
   },
   insecure: {
     flag: 'insecure',
     kind: yesNo(),
     group: 'Listening',
     default: 'false',
-    help: 'Listen beyond this machine although whoever reaches the port can read and write every blob.',
+    help: 'Listen beyond this machine although whoever reaches the port can read and write every blob, or tokens can be overheard.',
   },
   tlsTerminatedUpstream: {
     flag: 'tls-terminated-upstream',
     kind: yesNo(),
     group: 'Listening',
     default: 'false',
-    help: 'Say that a proxy in front of the service does TLS.',
+    help: 'Say that a proxy in front of the service does TLS, and nobody else reaches the port.',
   },
+  ...listeningSettings,
   maxConnections: {
     flag: 'max-connections',
     kind: count(1, 1_000_000, 10_000),
@@ -184,6 +189,9 @@ export const settings = {
     default: '15m',
     help: 'Time in which such an upload must begin. For a download it is at most 5 m.',
   },
+
+  ...accessSettings,
+  ...codecSettings,
 
   cacheMemoryBytes: {
     flag: 'cache-memory-bytes',
@@ -301,5 +309,6 @@ export function envOf(setting: Pick<Setting, 'flag'>): string {
 
 /** What stands in for a default, in help and documentation. */
 export function defaultOf(setting: Setting): string {
+  if (setting.default === '') return setting.defaultHelp ?? 'none';
   return setting.default ?? setting.defaultHelp ?? 'not set';
 }
