@@ -185,9 +185,10 @@ describe('the http store', () => {
     const codes = {
       404: 'ROUTE_NOT_FOUND',
       413: 'BLOB_TOO_LARGE',
-      429: 'OVERLOADED',
+      429: 'RATE_LIMITED',
       502: 'SERVICE_UNREACHABLE',
-      403: 'STORE_REFUSED',
+      401: 'UNAUTHENTICATED',
+      403: 'FORBIDDEN',
     };
     for (const [status, code] of Object.entries(codes)) {
       answer(Number(status), { 'content-type': 'text/html' }, '<html>');
