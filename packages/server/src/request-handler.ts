@@ -137,7 +137,7 @@ function appFor(options: RequestHandlerOptions, isClosing: () => boolean): App {
     ...(options.operations === false
       ? {}
       : { operations: { version, ready, ...(options.metrics === true ? { metrics } : {}) } }),
-    v1: options.v1 === true,
+    ...(options.v1 === true ? { v1: {} } : {}),
     ...(options.directDownloads === false ? {} : { direct: { downloadLifetimeMs: maxDownloadLifetimeMs } }),
   });
   return app;

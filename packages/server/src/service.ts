@@ -7,6 +7,7 @@
  * round, so that a request under way may still begin a workflow.
  */
 import { mkdir } from 'node:fs/promises';
+import type { Server as TlsServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { type BlobStore, cached, isLpsError, LpsError, observed, openFileStore } from '@large-payload/core';
 import type { Logger } from 'pino';
@@ -24,6 +25,7 @@ import { type DurableState, startDurable } from './durable/durable.js';
 import { removeTemporaryFiles, sweepLeasesTask, tidyFiles } from './durable/housekeeping.js';
 import { serviceWorkflows } from './durable/service-workflows.js';
 import { createApp } from './http/app.js';
+import { readTls, renewTls, type TlsPaths } from './http/tls.js';
 import { inSpan } from './http/trace.js';
 import { createMetrics, type Metrics } from './metrics.js';
 import { openStore } from './open-store.js';
@@ -109,6 +111,7 @@ async function start(
     checkOwner: () => owned.check(),
   });
   openUploads = () => direct.uploads?.open ?? 0;
+  const tlsPaths = tlsOf(config);
   let isDraining = false;
   const app = createApp({
     store: layered,
@@ -125,24 +128,33 @@ async function start(
         await layered.ready?.();
       },
     },
-    v1: config.v1Namespace !== undefined,
+    ...(config.v1Namespace === undefined ? {} : { v1: { namespace: config.v1Namespace } }),
     workflows: durable.workflows,
+    ...(tlsPaths === undefined ? {} : { tls: await readTls(tlsPaths) }),
     ...(config.directTransfers ? { direct } : {}),
   });
   inFlight = () => app.transfers.uploadsInFlight;
 
+  if (tlsPaths !== undefined) {
+    const stop = renewTls(app.server.server as unknown as TlsServer, tlsPaths, logger);
+    closing.push(async () => stop());
+  }
   await listen(app.server, config);
   closing.push(() => drain(app.server, config.shutdownTimeoutMs));
   const { port } = app.server.server.address() as AddressInfo;
   const host = config.host.includes(':') ? `[${config.host}]` : config.host;
   return {
-    url: `http://${host}:${port}`,
+    url: `${tlsPaths === undefined ? 'http' : 'https'}://${host}:${port}`,
     async close() {
       isDraining = true;
       drainUntilMs = performance.now() + config.shutdownTimeoutMs;
       await closeAll();
     },
   };
+}
+
+function tlsOf({ tlsCert, tlsKey }: Config): TlsPaths | undefined {
+  return tlsCert === undefined || tlsKey === undefined ? undefined : { certPath: tlsCert, keyPath: tlsKey };
 }
 
 interface OpenedDatabase {

@@ -15,7 +15,7 @@ export type Access =
   | 'known'
   | {
       readonly right: Right;
-      readonly over: 'everywhere' | 'handler' | ((request: FastifyRequest) => readonly string[]);
+      readonly over: 'everywhere' | 'handler' | ((request: FastifyRequest) => readonly string[] | 'everywhere');
     };
 
 /** Whoever made a request, as its handler sees him. */
@@ -33,7 +33,7 @@ export interface Caller {
   require(namespaces: readonly string[]): void;
   /** Throws FORBIDDEN unless the caller has the route's right on every namespace. */
   requireEverywhere(): void;
-  /** Whether the caller has the route's right on a namespace. */
+  /** What `require` of one namespace would say, as yes or no. */
   may(namespace: string): boolean;
 }
 

@@ -17,6 +17,7 @@ import {
   isLpsError,
   LpsError,
   type PresignedRequest,
+  parseKey,
   statOf,
 } from '@large-payload/core';
 import type { Logger } from 'pino';
@@ -54,7 +55,7 @@ export interface DirectUploads {
    * Makes the blob live, once its object is in the bucket; may be called again. Throws UPLOAD_NOT_FOUND,
    * UPLOAD_INCOMPLETE, TRY_AGAIN when the bytes must come through the service.
    */
-  complete(uploadId: string): Promise<CompletedUpload>;
+  complete(uploadId: string, mayUse?: (namespace: string) => boolean): Promise<CompletedUpload>;
   /** Begun in this process and not ended. */
   readonly open: number;
 }
@@ -147,10 +148,12 @@ class Uploads implements DirectUploads {
     return { offer: { outcome: 'proxied', key: lease.key }, ended: Promise.resolve() };
   }
 
-  async complete(uploadId: string): Promise<CompletedUpload> {
+  async complete(uploadId: string, mayUse = (_namespace: string): boolean => true): Promise<CompletedUpload> {
     const { workflows, effects, log } = this.options;
     const upload = await workflows.find(uploadId);
-    if (upload === undefined) throw new LpsError('UPLOAD_NOT_FOUND', 'there is no such upload');
+    // one that is someone else's is as good as none
+    if (upload === undefined || !mayUse(parseKey(upload.lease.key).namespace))
+      throw new LpsError('UPLOAD_NOT_FOUND', 'there is no such upload');
     const { outcome, row } = await effects.activate(upload);
     // should this fail, the workflow ends when its time is over, and finds the blob live
     await workflows

@@ -9,17 +9,19 @@ import type { Socket } from 'node:net';
 import { type BlobStore, LpsError } from '@large-payload/core';
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest, LogController } from 'fastify';
 import type { Logger } from 'pino';
+import { type GateOptions, registerGate } from '../auth/gate.js';
 import type { DirectTransfers } from '../direct/direct-transfers.js';
 import type { WorkflowAdmin } from '../durable/workflow-admin.js';
 import type { Metrics } from '../metrics.js';
 import { type OperationsOptions, registerOperations } from '../routes/operations.js';
 import { registerUploads } from '../routes/uploads.js';
-import { registerV1 } from '../routes/v1.js';
+import { registerV1, type V1Options } from '../routes/v1.js';
 import { registerV2 } from '../routes/v2.js';
 import { registerV3 } from '../routes/v3.js';
 import { registerWorkflows } from '../routes/workflows.js';
 import { type PaceLimits, PaceMonitor } from './pace.js';
 import { problemFor, toLpsError } from './problem.js';
+import type { TlsFiles } from './tls.js';
 import { traceIdOf, withTraceOf } from './trace.js';
 import { type TransferLimits, Transfers } from './transfer.js';
 
@@ -32,7 +34,11 @@ export interface AppOptions {
   /** Absent: none of its routes. */
   readonly operations?: OperationsOptions;
   /** Serves `/v1/blobs/get`. */
-  readonly v1: boolean;
+  readonly v1?: V1Options | undefined;
+  /** Who may call. Absent: everybody. */
+  readonly gate?: GateOptions;
+  /** Answers HTTPS. */
+  readonly tls?: TlsFiles;
   /** Past the service. Absent: all bytes go through it. */
   readonly direct?: DirectTransfers;
   /** Serves `/v3/workflows`. */
@@ -59,6 +65,8 @@ export const serverOptions = {
 const methods = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'] as const;
 
 export function createApp(options: AppOptions): App {
+  const { maxHeaderSize, headersTimeout } = serverOptions;
+  const heads = { maxHeaderSize, headersTimeout };
   const app = Fastify({
     loggerInstance: options.logger,
     logController: new LogController({ disableRequestLogging: true }),
@@ -67,7 +75,7 @@ export function createApp(options: AppOptions): App {
     keepAliveTimeout: serverOptions.keepAliveTimeout,
     forceCloseConnections: 'idle',
     return503OnClosing: false,
-    http: { maxHeaderSize: serverOptions.maxHeaderSize, headersTimeout: serverOptions.headersTimeout },
+    ...(options.tls === undefined ? { http: heads } : { https: { ...heads, ...options.tls } }),
     bodyLimit: 64 * 1024,
     genReqId: requestId,
     clientErrorHandler: refuseConnection,
@@ -82,12 +90,13 @@ export function createApp(options: AppOptions): App {
   app.server.on('checkContinue', (request, response) => app.routing(request, response));
 
   observeRequests(app, options.metrics);
+  registerGate(app, options.gate ?? {}, transfers);
   app.setErrorHandler(sendProblem);
   app.setNotFoundHandler((request, reply) =>
     sendProblem(new LpsError('ROUTE_NOT_FOUND', 'there is no such route'), request, reply),
   );
   const refuseOtherMethods = collectRoutes(app);
-  if (options.v1) registerV1(app, transfers);
+  if (options.v1 !== undefined) registerV1(app, transfers, options.v1);
   registerV2(app, transfers);
   registerV3(app, transfers, { v1: options.v1, downloadLifetimeMs: options.direct?.downloadLifetimeMs });
   registerUploads(app, transfers, options.direct?.uploads);
@@ -166,6 +175,7 @@ function collectRoutes(app: FastifyInstance): () => ReadonlySet<string> {
       app.route({
         url,
         method: [...others],
+        config: { access: 'public' },
         handler: async (_request, reply) => {
           reply.header('allow', [...known].join(', '));
           throw new LpsError('METHOD_NOT_ALLOWED', `this route takes ${[...known].join(', ')}`);

@@ -43,7 +43,9 @@ export function problemFor(error: LpsError, request: IncomingMessage, requestId:
   return { status: error.status, headers, body: JSON.stringify(body) };
 }
 
+/** The older routes, and those of the codec server, whose callers show the text to a person. */
+const plainPaths = /^\/v[12]\/|^(?:\/[^/?]+)?\/(?:encode|decode|download)(?:\?|$)/;
+
 function wantsJson(request: IncomingMessage): boolean {
-  const isOld = /^\/v[12]\//.test(request.url ?? '');
-  return !isOld || /application\/(?:problem\+)?json/.test(request.headers.accept ?? '');
+  return !plainPaths.test(request.url ?? '') || /application\/(?:problem\+)?json/.test(request.headers.accept ?? '');
 }

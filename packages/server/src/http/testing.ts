@@ -29,7 +29,6 @@ export async function startApp(options: Partial<AppOptions> = {}): Promise<Runni
     logger: pino({ level: 'silent' }),
     metrics,
     operations: { ready: async () => {}, version: '0.0.0', metrics },
-    v1: false,
     ...options,
   });
   await app.server.listen({ port: 0, host: '127.0.0.1' });

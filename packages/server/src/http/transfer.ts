@@ -52,6 +52,14 @@ export class Transfers {
     }
   }
 
+  /** For a request that is answered before anybody looks at its body. */
+  refuse(request: FastifyRequest, reply: FastifyReply): void {
+    if (request.raw.complete) return;
+    const body = new UploadBody(request.raw, reply.raw, this.pace);
+    if (body.isUnasked) reply.header('connection', 'close');
+    discard(body);
+  }
+
   /** Sends a blob, or a part of it, as the answer. */
   async send(
     request: FastifyRequest,

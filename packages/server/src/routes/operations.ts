@@ -9,21 +9,24 @@ export interface OperationsOptions {
   readonly metrics?: Metrics;
 }
 
-export function registerOperations(app: FastifyInstance, options: OperationsOptions): void {
-  app.get('/healthz', async (_request, reply) => reply.send({ status: 'ok' }));
+const everybody = { config: { access: 'public' } } as const;
+const known = { config: { access: 'known' } } as const;
 
-  app.get('/readyz', async (_request, reply) => {
+export function registerOperations(app: FastifyInstance, options: OperationsOptions): void {
+  app.get('/healthz', everybody, async (_request, reply) => reply.send({ status: 'ok' }));
+
+  app.get('/readyz', everybody, async (_request, reply) => {
     await options.ready();
     return reply.send({ status: 'ready' });
   });
 
-  app.get('/version', async (_request, reply) =>
+  app.get('/version', known, async (_request, reply) =>
     reply.send({ name: 'large-payload-service', version: options.version, node: process.version, api: ['v2', 'v3'] }),
   );
 
   const registry = options.metrics?.registry;
   if (registry === undefined) return;
-  app.get('/metrics', async (_request, reply) =>
+  app.get('/metrics', known, async (_request, reply) =>
     reply.header('content-type', registry.contentType).send(await registry.metrics()),
   );
 }

@@ -9,7 +9,7 @@ import {
   parseNamespace,
   parsePrefix,
 } from '@large-payload/core';
-import type { FastifyInstance } from 'fastify';
+import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import type { DirectUploads } from '../direct/direct-uploads.js';
 import type { Transfers } from '../http/transfer.js';
@@ -29,7 +29,11 @@ const uncached = { 'cache-control': 'private, no-store' } as const;
 export function registerUploads(app: FastifyInstance, transfers: Transfers, uploads: DirectUploads | undefined): void {
   const { limits, metrics } = transfers;
 
-  app.post('/v3/uploads', { bodyLimit: 1024 * 1024 }, async (request, reply) => {
+  const began = {
+    right: 'write',
+    over: (request: FastifyRequest) => [requestedUpload(request.body).key.namespace],
+  } as const;
+  app.post('/v3/uploads', { bodyLimit: 1024 * 1024, config: { access: began } }, async (request, reply) => {
     const { key, size } = requestedUpload(request.body);
     if (uploads === undefined) throw notOffered();
     if (size > limits.maxBlobBytes) throw tooLarge(limits.maxBlobBytes);
@@ -41,9 +45,12 @@ export function registerUploads(app: FastifyInstance, transfers: Transfers, uplo
       .send(offer);
   });
 
-  app.post<{ Params: { id: string } }>('/v3/uploads/:id/complete', async (request, reply) => {
+  const access = { right: 'write', over: 'handler' } as const;
+  app.post<{ Params: { id: string } }>('/v3/uploads/:id/complete', { config: { access } }, async (request, reply) => {
     if (uploads === undefined) throw notOffered();
-    const { key, outcome, protectedUntil, size } = await uploads.complete(request.params.id);
+    const { key, outcome, protectedUntil, size } = await uploads.complete(request.params.id, (namespace) =>
+      request.caller.may(namespace),
+    );
     if (outcome === 'created') metrics.direct('upload', size);
     return reply
       .code(outcome === 'created' ? 201 : 200)

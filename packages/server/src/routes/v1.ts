@@ -5,13 +5,24 @@ import { parseQuery, requiredOf } from '../http/query.js';
 import type { Transfers } from '../http/transfer.js';
 import { expectedLength, present, requireOctets } from './v2.js';
 
-/** Registered only when the operator says whose those blobs are: their names carry no namespace. */
-export function registerV1(app: FastifyInstance, transfers: Transfers): void {
-  app.get('/v1/blobs/get', async (request, reply) => {
+export interface V1Options {
+  /** Whose the blobs are: their names do not say it. Absent: whoever may read everything. */
+  readonly namespace?: string;
+}
+
+/** Registered only when the operator wants them served. */
+export function registerV1(app: FastifyInstance, transfers: Transfers, options: V1Options): void {
+  const access = { right: 'read', over: () => v1Namespaces(options) } as const;
+  app.get('/v1/blobs/get', { config: { access } }, async (request, reply) => {
     requireOctets(request);
     const digest = parseDigest(requiredOf(parseQuery(request.raw.url ?? ''), 'digest'));
     const expected = expectedLength(request);
     const blob = await transfers.store.get(v1ObjectName(digest));
     await transfers.send(request, reply, present(blob, expected), { status: 200, length: expected });
   });
+}
+
+/** What a blob of version 1 belongs to. */
+export function v1Namespaces({ namespace }: V1Options): readonly string[] | 'everywhere' {
+  return namespace === undefined ? 'everywhere' : [namespace];
 }

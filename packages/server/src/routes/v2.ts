@@ -6,6 +6,7 @@ import {
   LpsError,
   parseKey,
   parseMetadataHeader,
+  parseNamespace,
   type StoredBlob,
 } from '@large-payload/core';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
@@ -13,30 +14,43 @@ import { parseQuery, requiredOf } from '../http/query.js';
 import type { Transfers } from '../http/transfer.js';
 
 export function registerV2(app: FastifyInstance, transfers: Transfers): void {
-  app.head('/v2/health/head', async (_request, reply) => reply.code(200).send());
+  app.head('/v2/health/head', { config: { access: 'public' } }, async (_request, reply) => reply.code(200).send());
 
-  app.put('/v2/blobs/put', async (request, reply) => {
-    const { key, outcome } = await transfers.receive(request, reply, () => {
-      requireOctets(request);
-      const query = parseQuery(request.raw.url ?? '');
-      const namespace = requiredOf(query, 'namespace');
-      const digest = requiredOf(query, 'digest');
-      const header = request.headers['x-temporal-metadata'];
-      const metadata = parseMetadataHeader(typeof header === 'string' ? header : undefined);
-      const blobKey = keyFor(namespace, digest, metadata);
-      return { key: blobKey, digest: parseKey(blobKey).digest };
-    });
-    // the field's name as the Go service writes it
-    return reply.code(outcome === 'created' ? 201 : 200).send({ Key: key });
-  });
+  app.put(
+    '/v2/blobs/put',
+    { config: { access: { right: 'write', over: namespaceInQuery } } },
+    async (request, reply) => {
+      const { key, outcome } = await transfers.receive(request, reply, () => {
+        requireOctets(request);
+        const query = parseQuery(request.raw.url ?? '');
+        const namespace = requiredOf(query, 'namespace');
+        const digest = requiredOf(query, 'digest');
+        const header = request.headers['x-temporal-metadata'];
+        const metadata = parseMetadataHeader(typeof header === 'string' ? header : undefined);
+        const blobKey = keyFor(namespace, digest, metadata);
+        return { key: blobKey, digest: parseKey(blobKey).digest };
+      });
+      // the field's name as the Go service writes it
+      return reply.code(outcome === 'created' ? 201 : 200).send({ Key: key });
+    },
+  );
 
-  app.get('/v2/blobs/get', async (request, reply) => {
+  app.get('/v2/blobs/get', { config: { access: { right: 'read', over: keyInQuery } } }, async (request, reply) => {
     requireOctets(request);
     const expected = expectedLength(request);
     const key = formatKey(parseKey(requiredOf(parseQuery(request.raw.url ?? ''), 'key')));
     const blob = await transfers.store.get(key);
     await transfers.send(request, reply, present(blob, expected), { status: 200, length: expected });
   });
+}
+
+function namespaceInQuery({ raw }: FastifyRequest): readonly string[] {
+  return [parseNamespace(requiredOf(parseQuery(raw.url ?? ''), 'namespace'))];
+}
+
+/** The namespace of the key that the query names. */
+export function keyInQuery({ raw }: FastifyRequest): readonly string[] {
+  return [parseKey(requiredOf(parseQuery(raw.url ?? ''), 'key')).namespace];
 }
 
 /** The Go service asks for this header on gets too. */

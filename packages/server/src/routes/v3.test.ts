@@ -246,7 +246,7 @@ describe('v1', () => {
     const digest = digestOf(bytes);
     const store = memoryStore();
     await store.put(v1ObjectName(digest), bytes, { digest, size: bytes.length });
-    const old = await startApp({ store, v1: true });
+    const old = await startApp({ store, v1: {} });
     const path = `/v1/blobs/get?${new URLSearchParams({ digest })}`;
     const headers = { ...octets, 'x-payload-expected-content-length': String(bytes.length) };
     expect((await request(old.port, path, { headers })).body).toEqual(bytes);

@@ -7,22 +7,25 @@ import {
   LpsError,
   type PresignedRequest,
   parseKey,
+  parseNamespace,
   parseObjectName,
   statOf,
 } from '@large-payload/core';
-import type { FastifyInstance } from 'fastify';
+import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import { parseQuery, requiredOf } from '../http/query.js';
 import { etagOf, parseRange } from '../http/send-blob.js';
 import type { Transfers } from '../http/transfer.js';
-import { requireOctets } from './v2.js';
+import { type V1Options, v1Namespaces } from './v1.js';
+import { keyInQuery, requireOctets } from './v2.js';
 
 const maxKeysPerStat = 1000;
 const maxPerPage = 1000;
 const statBody = z.strictObject({ keys: z.array(z.string()).max(maxKeysPerStat) });
 
 export interface V3Options {
-  readonly v1: boolean;
+  /** Serves blobs of version 1. */
+  readonly v1?: V1Options | undefined;
   /** Answers `?redirect=N` with a URL that lives so long. Absent: with the bytes. */
   readonly downloadLifetimeMs?: number | undefined;
 }
@@ -31,7 +34,9 @@ export function registerV3(app: FastifyInstance, transfers: Transfers, options: 
   const { store } = transfers;
   const redirect = redirecting(store, options.downloadLifetimeMs);
 
-  app.put('/v3/blobs', async (request, reply) => {
+  const readable = { right: 'read', over: (request: FastifyRequest) => ownersOf(request.raw.url, options.v1) } as const;
+
+  app.put('/v3/blobs', { config: { access: { right: 'write', over: keyInQuery } } }, async (request, reply) => {
     const { key, outcome, protectedUntil } = await transfers.receive(request, reply, () => {
       requireOctets(request);
       const key = requiredOf(parseQuery(request.raw.url ?? ''), 'key');
@@ -40,14 +45,14 @@ export function registerV3(app: FastifyInstance, transfers: Transfers, options: 
     return reply.code(outcome === 'created' ? 201 : 200).send({ key, outcome, protectedUntil });
   });
 
-  app.head('/v3/blobs', async (request, reply) => {
+  app.head('/v3/blobs', { config: { access: readable } }, async (request, reply) => {
     const key = readableKey(request.raw.url, options.v1);
     const info = await store.head(key);
     if (info === undefined) throw notFound();
     return reply.headers(headHeaders(info)).send();
   });
 
-  app.get('/v3/blobs', async (request, reply) => {
+  app.get('/v3/blobs', { config: { access: readable } }, async (request, reply) => {
     const key = readableKey(request.raw.url, options.v1);
     const etag = etagOf(key);
     const minBytes = minRedirectBytes(request.raw.url);
@@ -75,20 +80,17 @@ export function registerV3(app: FastifyInstance, transfers: Transfers, options: 
     });
   });
 
-  app.post('/v3/blobs/stat', { bodyLimit: 2 * 1024 * 1024 }, async (request, reply) => {
-    const { success, data } = statBody.safeParse(request.body);
-    if (!success)
-      throw new LpsError('INVALID_ARGUMENT', `the body must be {"keys":[…]} with at most ${maxKeysPerStat} keys`);
-    for (const key of data.keys) parseKey(key);
-    const found = await statOf(store, data.keys);
+  const asked = { right: 'read', over: ({ body }: FastifyRequest) => statKeys(body).namespaces } as const;
+  app.post('/v3/blobs/stat', { bodyLimit: 2 * 1024 * 1024, config: { access: asked } }, async (request, reply) => {
+    const found = await statOf(store, statKeys(request.body).keys);
     const blobs = [...found.values()].map(({ key, size, protectedUntil }) => ({ key, size, protectedUntil }));
     return reply.header('cache-control', 'private, no-store').send({ blobs });
   });
 
-  app.get('/v3/blobs/list', async (request, reply) => {
+  const listed = { right: 'read', over: ({ raw }: FastifyRequest) => listRange(raw.url).namespaces } as const;
+  app.get('/v3/blobs/list', { config: { access: listed } }, async (request, reply) => {
     const query = parseQuery(request.raw.url ?? '');
-    const prefix = query.get('prefix') ?? '/blobs/';
-    if (!prefix.startsWith('/blobs/')) throw new LpsError('INVALID_ARGUMENT', 'prefix must begin with /blobs/');
+    const { prefix } = listRange(request.raw.url);
     const after = query.get('after');
     const limit = pageSize(query.get('limit'));
     const page: BlobInfo[] = [];
@@ -148,11 +150,38 @@ function minRedirectBytes(url: string | undefined): number | undefined {
   throw new LpsError('INVALID_ARGUMENT', 'redirect must be the least size in bytes, from 1');
 }
 
-function readableKey(url: string | undefined, v1: boolean): string {
+function readableKey(url: string | undefined, v1: V1Options | undefined): string {
   const key = requiredOf(parseQuery(url ?? ''), 'key');
-  if (v1 && key.startsWith('blobs/') && isDigest(key.slice('blobs/'.length))) return key;
-  parseKey(key);
+  if (v1 === undefined || !isOfV1(key)) parseKey(key);
   return key;
+}
+
+function isOfV1(key: string): boolean {
+  return key.startsWith('blobs/') && isDigest(key.slice('blobs/'.length));
+}
+
+/** Whose a blob is. */
+function ownersOf(url: string | undefined, v1: V1Options | undefined): readonly string[] | 'everywhere' {
+  const key = readableKey(url, v1);
+  return v1 !== undefined && isOfV1(key) ? v1Namespaces(v1) : [parseKey(key).namespace];
+}
+
+function statKeys(body: unknown): { readonly keys: readonly string[]; readonly namespaces: readonly string[] } {
+  const { success, data } = statBody.safeParse(body);
+  if (!success)
+    throw new LpsError('INVALID_ARGUMENT', `the body must be {"keys":[…]} with at most ${maxKeysPerStat} keys`);
+  return { keys: data.keys, namespaces: [...new Set(data.keys.map((key) => parseKey(key).namespace))] };
+}
+
+/** What a list goes over. A prefix that ends inside a namespace's name reaches into others. */
+function listRange(url: string | undefined): {
+  readonly prefix: string;
+  readonly namespaces: readonly string[] | 'everywhere';
+} {
+  const prefix = parseQuery(url ?? '').get('prefix') ?? '/blobs/';
+  if (!prefix.startsWith('/blobs/')) throw new LpsError('INVALID_ARGUMENT', 'prefix must begin with /blobs/');
+  const [namespace, rest] = prefix.slice('/blobs/'.length).split('/', 2);
+  return { prefix, namespaces: rest === undefined ? 'everywhere' : [parseNamespace(namespace)] };
 }
 
 function checkedAfter(after: string): string {

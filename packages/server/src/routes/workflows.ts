@@ -4,18 +4,10 @@ import type { FastifyInstance } from 'fastify';
 import { type WorkflowAdmin, type WorkflowState, workflowStates } from '../durable/workflow-admin.js';
 import { parseQuery } from '../http/query.js';
 
-/** What a caller must be allowed to do. */
-export type Right = 'admin';
-
-declare module 'fastify' {
-  interface FastifyContextConfig {
-    readonly right?: Right;
-  }
-}
-
 const maxPerPage = 1000;
 const usualPage = 100;
-const admin = { config: { right: 'admin' } } as const;
+const access = { right: 'admin', over: 'everywhere' } as const;
+const admin = { config: { access } } as const;
 const uncached = { 'cache-control': 'private, no-store' } as const;
 
 export function registerWorkflows(app: FastifyInstance, workflows: WorkflowAdmin): void {
@@ -33,11 +25,11 @@ export function registerWorkflows(app: FastifyInstance, workflows: WorkflowAdmin
     reply.headers(uncached).send(await workflows.show(request.params.id)),
   );
 
-  app.post<ById>('/v3/workflows/:id/cancel', admin, async (request, reply) =>
+  app.post<ById>('/v3/workflows/:id/cancel', { config: { access, audit: 'cancel workflow' } }, async (request, reply) =>
     reply.headers(uncached).send(await workflows.cancel(request.params.id)),
   );
 
-  app.post<ById>('/v3/workflows/:id/resume', admin, async (request, reply) =>
+  app.post<ById>('/v3/workflows/:id/resume', { config: { access, audit: 'resume workflow' } }, async (request, reply) =>
     reply.headers(uncached).send(await workflows.resume(request.params.id)),
   );
 }
