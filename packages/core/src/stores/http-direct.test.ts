@@ -643,12 +643,15 @@ describe('a bucket over http', () => {
       },
       async close() {},
     };
-    const direct = new DirectTransfers(new HttpService('https://service', undefined, transport), {
-      directAboveBytes: 0,
-      onTransfer: (transfer) => transfers.push(transfer),
-      clock,
-      transport: {},
-    });
+    const direct = new DirectTransfers(
+      new HttpService('https://service', { headers: undefined, token: undefined }, transport),
+      {
+        directAboveBytes: 0,
+        onTransfer: (transfer) => transfers.push(transfer),
+        clock,
+        transport: {},
+      },
+    );
     await direct.put(key, bytes, expected);
     const found = await direct.get(key);
     expect(found && digestOf(await readAll(found.body, 1e6))).toBe(digestOf(bytes));

@@ -24,7 +24,7 @@ import type {
   PutResult,
   StoredBlob,
 } from '../blob-store.js';
-import { discard, readAll } from '../body.js';
+import { discard, isBytes, readAll } from '../body.js';
 import { isLpsError, LpsError } from '../errors.js';
 import type { Transport, TransportResponse } from '../transport.js';
 import { absentOrThrow, infoOf, infosOf, parseJson, problemOf, protectionOf, strange } from './http-answers.js';
@@ -34,6 +34,15 @@ export type HttpHeaders = Readonly<Record<string, string | readonly string[]>>;
 
 /** Sent with every request; a function is called for each. */
 export type HeaderSource = HttpHeaders | (() => HttpHeaders | Promise<HttpHeaders>);
+
+/** A bearer token, or where to get one; `refresh`: the service has refused the last one. */
+export type TokenSource = string | ((request: { readonly refresh: boolean }) => string | Promise<string>);
+
+/** What goes with every request. */
+export interface Credentials {
+  readonly headers: HeaderSource | undefined;
+  readonly token: TokenSource | undefined;
+}
 
 /** What the service says to an upload that would go past it. */
 export type BegunUpload =
@@ -54,10 +63,12 @@ interface Call extends CallOptions {
 }
 
 export class HttpService {
+  #refreshed: Promise<string> | undefined;
+
   /** `base` is of the service's URL, without a slash at its end. */
   constructor(
     readonly base: string,
-    readonly headers: HeaderSource | undefined,
+    readonly credentials: Credentials,
     readonly transport: Transport,
   ) {}
 
@@ -168,13 +179,37 @@ export class HttpService {
     // URLSearchParams writes a space as "+", which not every proxy leaves alone
     const search = Object.entries(query ?? {}).map(([name, value]) => `${name}=${encodeURIComponent(value)}`);
     const url = `${this.base}${path}${search.length === 0 ? '' : `?${search.join('&')}`}`;
+    const request = async (refresh: boolean): Promise<TransportResponse> => {
+      const credentials = await this.#credentials(refresh);
+      return this.transport.request({ method, url, headers: { ...credentials, ...headers }, body, signal });
+    };
     try {
-      const given = typeof this.headers === 'function' ? await this.headers() : this.headers;
-      return await this.transport.request({ method, url, headers: { ...joined(given), ...headers }, body, signal });
+      const response = await request(false);
+      const mayRefresh = response.status === 401 && typeof this.credentials.token === 'function';
+      if (!mayRefresh || !(body === undefined || isBytes(body))) return response;
+      discard(response.body);
+      return await request(true);
     } catch (error) {
       if (body !== undefined) discard(body);
       throw error;
     }
+  }
+
+  async #credentials(refresh: boolean): Promise<Record<string, string>> {
+    const { headers, token } = this.credentials;
+    const given = joined(typeof headers === 'function' ? await headers() : headers);
+    if (token === undefined) return given;
+    const text = typeof token === 'string' ? token : checkedToken(await this.#token(token, refresh));
+    return { ...given, authorization: `Bearer ${text}` };
+  }
+
+  /** Many requests that are refused at once refresh the token once. */
+  async #token(source: Exclude<TokenSource, string>, refresh: boolean): Promise<string> {
+    if (!refresh) return source({ refresh });
+    this.#refreshed ??= Promise.resolve(source({ refresh })).finally(() => {
+      this.#refreshed = undefined;
+    });
+    return this.#refreshed;
   }
 
   async #json(response: TransportResponse, statuses: readonly number[]): Promise<Record<string, unknown>> {
@@ -186,6 +221,12 @@ export class HttpService {
     if (value === undefined) throw strange('the answer');
     return value;
   }
+}
+
+/** Throws CONFIG_INVALID, without the token in it. */
+export function checkedToken(token: unknown): string {
+  if (typeof token === 'string' && /^[\w.~+/-]+=*$/.test(token)) return token;
+  throw new LpsError('CONFIG_INVALID', 'the token is not a bearer token: letters, digits and -._~+/ only');
 }
 
 /** Headers as they are sent: names in lower case. */

@@ -181,6 +181,56 @@ describe('the http store', () => {
     await expect(store.stat?.([key])).rejects.toMatchObject({ code: 'OVERLOADED', details: { retryAfterMs: 7000 } });
   });
 
+  it('sends its token, and asks for another one when that is refused', async () => {
+    const fixed = openHttpStore({ url: service.url, token: 'abc.def' });
+    answer(404, {});
+    await expect(fixed.head(key)).rejects.toMatchObject({ code: 'ROUTE_NOT_FOUND' });
+    expect(requests.at(-1)?.headers).toEqual(expect.arrayContaining(['authorization', 'Bearer abc.def']));
+
+    const asked: boolean[] = [];
+    const valid = 'new';
+    let calls = 0;
+    let allWait = (): void => {};
+    const waiting = new Promise<void>((resolve) => {
+      allWait = resolve;
+    });
+    const provided = openHttpStore({
+      url: service.url,
+      headers: () => {
+        calls += 1;
+        if (calls === 6) setImmediate(allWait); // all three were refused
+        return {};
+      },
+      token: async ({ refresh }) => {
+        asked.push(refresh);
+        if (refresh) await waiting;
+        return refresh ? valid : 'old';
+      },
+    });
+    handler = async (request, response) => {
+      request.resume();
+      await once(request, 'end');
+      const isValid = request.headers.authorization === `Bearer ${valid}`;
+      response.writeHead(isValid ? 201 : 401).end(isValid ? '{"outcome":"created"}' : '');
+    };
+    await Promise.all([1, 2, 3].map(() => provided.put(key, bytes, expected)));
+    expect(asked.filter((refresh) => refresh)).toHaveLength(1);
+    // a stream is gone
+    const put = provided.put(key, Readable.from([bytes]), expected);
+    await expect(put).rejects.toMatchObject({ code: 'UNAUTHENTICATED' });
+    await Promise.all([fixed.close?.(), provided.close?.()]);
+  });
+
+  it('refuses what is no token, without repeating it', async () => {
+    const wrong = 'se cret\n';
+    expect(() => openHttpStore({ url: service.url, token: wrong })).toThrow(/^(?!.*cret).*token/s);
+    const headers = { Authorization: 'Bearer x' };
+    expect(() => openHttpStore({ url: service.url, token: 'x', headers })).toThrow(/not both/);
+    const provided = openHttpStore({ url: service.url, token: () => wrong });
+    await expect(provided.head(key)).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
+    await provided.close?.();
+  });
+
   it('names answers of others by their status, and never takes a wrong address for an absent blob', async () => {
     const codes = {
       404: 'ROUTE_NOT_FOUND',

@@ -13,16 +13,21 @@ import { checked } from '../layers/checked.js';
 import type { Clock } from '../retry.js';
 import { openTransport, type TransportOptions } from '../transport.js';
 import { DirectTransfers, type Transfer } from './http-direct.js';
-import { type HttpHeaders, HttpService, joined } from './http-service.js';
+import { checkedToken, type HttpHeaders, HttpService, joined, type TokenSource } from './http-service.js';
 
 export type { Transfer } from './http-direct.js';
-export type { HttpHeaders } from './http-service.js';
+export type { HttpHeaders, TokenSource } from './http-service.js';
 
 export interface HttpStoreOptions extends Omit<TransportOptions, 'errorCode' | 'peerName'> {
   /** Of the service, such as `https://payloads.internal:8577`; may end in a path. */
   readonly url: string;
   /** Sent with every request, `Authorization` for one. A function is called for each request, so that tokens can change. */
   readonly headers?: HttpHeaders | (() => HttpHeaders | Promise<HttpHeaders>);
+  /**
+   * Sent as `Authorization: Bearer …`. A function is called for each request, so it keeps the token that it got; `refresh`
+   * says that the service refused the last one, and then the request is made once more.
+   */
+  readonly token?: TokenSource;
   /**
    * Blobs of more bytes than this go straight between here and the bucket, when the service offers it: it signs the
    * request, and the bytes do not pass through it. Default: none do. Where that fails, the blob goes through the service
@@ -43,12 +48,13 @@ export interface HttpStoreOptions extends Omit<TransportOptions, 'errorCode' | '
 
 /** Opens the store; makes no request. Throws CONFIG_INVALID for a URL, a header or a number of bytes that cannot be one. */
 export function openHttpStore(options: HttpStoreOptions): BlobStore {
-  const { url, headers, directAboveBytes, clock, ...transportOptions } = options;
+  const { url, headers, token, directAboveBytes, clock, ...transportOptions } = options;
   const base = parseBase(url);
-  if (headers !== undefined && typeof headers !== 'function') checkHeaders(headers);
+  if (headers !== undefined && typeof headers !== 'function') checkHeaders(headers, token);
+  if (typeof token === 'string') checkedToken(token);
   const onTransfer = (transfer: Transfer): void => options.onTransfer?.(transfer);
   const transport = openTransport({ ...transportOptions, errorCode: 'SERVICE_UNREACHABLE' });
-  const service = new HttpService(base, headers, transport);
+  const service = new HttpService(base, { headers, token }, transport);
   const transfers = new DirectTransfers(service, { directAboveBytes, onTransfer, clock, transport: transportOptions });
   const store = checked({
     name: 'http',
@@ -83,7 +89,9 @@ function parseBase(url: string): string {
   return parsed.href.replace(/\/+$/, '');
 }
 
-function checkHeaders(headers: HttpHeaders): void {
+function checkHeaders(headers: HttpHeaders, token: TokenSource | undefined): void {
+  if (token !== undefined && 'authorization' in joined(headers))
+    throw new LpsError('CONFIG_INVALID', 'give `token` or the header Authorization, not both');
   for (const [name, value] of Object.entries(joined(headers))) {
     try {
       validateHeaderName(name);
