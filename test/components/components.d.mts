@@ -1,4 +1,4 @@
-export type ComponentName = 's3' | 'gcs' | 'temporal' | 'lpsbench';
+export type ComponentName = 's3' | 'gcs' | 'temporal' | 'temporal-cli' | 'temporal-ui' | 'lpsbench';
 
 export interface Component {
   product: string;

@@ -3,6 +3,8 @@
 //   ~/.cache/large-payload/versitygw-v1.8.0/versitygw
 //                          fake-gcs-server-v1.56.1/fake-gcs-server
 //                          temporal-server-v1.32.0/server
+//                          temporal-cli-v1.5.1/temporal
+//                          temporal-ui-v2.54.1/server
 //                          lpsbench-1f2e3d4c5b6a/lpsbench     <- the hash of its source
 //
 // Outside the checkout: a 200 MB server outlives `git clean` and is shared by all checkouts.
@@ -18,6 +20,16 @@ export const components = {
   s3: { product: 'versitygw', version: 'v1.8.0', goPackage: 'github.com/versity/versitygw/cmd/versitygw' },
   gcs: { product: 'fake-gcs-server', version: 'v1.56.1', goPackage: 'github.com/fsouza/fake-gcs-server' },
   temporal: { product: 'temporal-server', version: 'v1.32.0', goPackage: 'go.temporal.io/server/cmd/server' },
+  'temporal-cli': {
+    product: 'temporal-cli',
+    version: 'v1.5.1', // newer ones have replace directives, which `go install` refuses
+    goPackage: 'github.com/temporalio/cli/cmd/temporal',
+  },
+  'temporal-ui': {
+    product: 'temporal-ui',
+    version: 'v2.54.1',
+    goPackage: 'github.com/temporalio/ui-server/v2/cmd/server',
+  },
   lpsbench: { product: 'lpsbench', version: sourceHash(lpsbench), goSource: lpsbench },
 };
 

@@ -3,7 +3,7 @@ import { delimiter, join } from 'node:path';
 import { type ComponentName, installedPath, isRequired } from './components.mjs';
 
 /** Commands on the PATH that will do when nothing is in the cache. */
-const commandsOnPath: Partial<Record<ComponentName, string>> = { temporal: 'temporal' };
+const commandsOnPath: Partial<Record<ComponentName, string>> = { temporal: 'temporal', 'temporal-cli': 'temporal' };
 
 /** Where a component's binary is. Nothing is built or downloaded here: that is `npm run components`. */
 export function componentOrSkip(name: ComponentName): { path: string } | { skip: string } {
