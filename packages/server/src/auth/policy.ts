@@ -1,0 +1,197 @@
+/**
+ * What the claims of a JWT give: a policy file, or else the permissions that Temporal's own tokens carry.
+ *
+ *   rules:
+ *     - when: { groups: payments-oncall }
+ *       namespaces: [payments, "payments-*"]
+ *       rights: [read, decode]
+ *     - namespaces-from: temporal_namespaces
+ *       rights: [read, write]
+ *
+ * Claims are read as own properties only: no name reaches a prototype.
+ */
+import { readFile } from 'node:fs/promises';
+import { isLpsError } from '@large-payload/core';
+import { parseDocument } from 'yaml';
+import { z } from 'zod';
+import { configInvalid } from '../config/load.js';
+import { namespaceOfClaim, parseGrant, parseNamespacePattern } from './policy-grant.js';
+import { type Grant, type Right, rights } from './principal.js';
+
+export type Claims = Readonly<Record<string, unknown>>;
+
+export interface Policy {
+  /** Never throws, whatever the claims are. */
+  grantsOf(claims: Claims): readonly Grant[];
+}
+
+interface Rule {
+  /** All of them must hold; none: for every token. */
+  readonly when: readonly (readonly [claim: string, value: Scalar])[];
+  readonly namespaces: readonly string[] | { readonly from: string };
+  readonly rights: readonly Right[];
+}
+
+type Scalar = string | number | boolean;
+
+const maxFileBytes = 1024 * 1024;
+const maxRules = 1000;
+const maxNamespaces = 1000;
+/** RFC 8693 and what others call it: words with spaces between them. */
+const claimsOfWords = ['scope', 'scp'];
+
+/** Reads a policy file. Throws CONFIG_INVALID with every problem in it. */
+export async function readPolicy(path: string): Promise<Policy> {
+  const content = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => {
+    throw configInvalid([`auth-policy: ${path} cannot be read: ${error.code ?? error.message}`]);
+  });
+  return parsePolicy(path, content);
+}
+
+/** `name` is for the problems. Throws CONFIG_INVALID. */
+export function parsePolicy(name: string, content: string): Policy {
+  if (Buffer.byteLength(content) > maxFileBytes) throw configInvalid([`${name}: larger than 1 MiB`]);
+  const document = parseDocument(content, { prettyErrors: true, logLevel: 'silent' });
+  if (document.errors.length > 0) {
+    throw configInvalid(document.errors.map(({ message }) => `${name}: not readable as YAML: ${firstLine(message)}`));
+  }
+  const parsed = policySchema.safeParse(toPlain(name, () => document.toJS({ maxAliasCount: 100 })));
+  if (!parsed.success) throw configInvalid(parsed.error.issues.map((issue) => `${name}: ${problemOf(issue)}`));
+  const { rules } = parsed.data;
+  return { grantsOf: (claims) => rules.flatMap((rule) => grantOf(rule, claims) ?? []) };
+}
+
+/** Aliases that multiply are refused by the parser itself. */
+function toPlain(name: string, read: () => unknown): unknown {
+  try {
+    return read();
+  } catch (error) {
+    throw configInvalid([`${name}: not readable as YAML: ${firstLine(error instanceof Error ? error.message : '')}`]);
+  }
+}
+
+const claimName = z.string().min(1).max(500);
+
+/** Entries of its own, and not a zod record: that one drops `__proto__`, and a dropped condition would let everyone in. */
+const conditionsSchema = z.unknown().transform((value, context): (readonly [string, Scalar])[] => {
+  const entries = typeof value === 'object' && value !== null && !Array.isArray(value) ? Object.entries(value) : [];
+  if (entries.length === 0) {
+    context.addIssue({
+      code: 'custom',
+      message: 'must name claims and values; leave it out where every token is meant',
+    });
+  }
+  return entries.flatMap(([claim, wanted]) => {
+    if (claim !== '' && isScalar(wanted)) return [[claim, wanted] as const];
+    context.addIssue({ code: 'custom', message: 'must be one text, number, true or false', path: [claim] });
+    return [];
+  });
+});
+
+const namespacesSchema = z
+  .array(
+    z.string().transform((value, context) => {
+      try {
+        return parseNamespacePattern(value);
+      } catch (error) {
+        context.addIssue({ code: 'custom', message: isLpsError(error) ? error.message : 'is no namespace' });
+        return z.NEVER;
+      }
+    }),
+  )
+  .min(1)
+  .max(maxNamespaces);
+
+const ruleSchema = z
+  .strictObject({
+    when: conditionsSchema.optional(),
+    namespaces: namespacesSchema.optional(),
+    'namespaces-from': claimName.optional(),
+    rights: z.array(z.enum(rights)).min(1).max(100),
+  })
+  .transform((rule, context): Rule => {
+    const from = rule['namespaces-from'];
+    if ((rule.namespaces === undefined) === (from === undefined)) {
+      context.addIssue({ code: 'custom', message: 'must have either "namespaces" or "namespaces-from"' });
+      return z.NEVER;
+    }
+    const namespaces = rule.namespaces ?? { from: from ?? '' };
+    return { when: rule.when ?? [], namespaces, rights: [...new Set(rule.rights)] };
+  });
+
+const policySchema = z.strictObject({ rules: z.array(ruleSchema).max(maxRules) });
+
+/** `rules.0.rights.1: …` */
+function problemOf({ path, message }: z.core.$ZodIssue): string {
+  return path.length === 0 ? message : `${path.map(String).join('.')}: ${message}`;
+}
+
+function grantOf({ when, namespaces, rights }: Rule, claims: Claims): Grant | undefined {
+  if (!when.every(([claim, value]) => holds(claims, claim, value))) return undefined;
+  if (!('from' in namespaces)) return { namespaces, rights };
+  const value = claimOf(claims, namespaces.from);
+  const named = (Array.isArray(value) ? value : [value])
+    .slice(0, maxNamespaces)
+    .flatMap((one) => namespaceOfClaim(one) ?? []);
+  return named.length === 0 ? undefined : { namespaces: [...new Set(named)], rights };
+}
+
+function holds(claims: Claims, name: string, wanted: Scalar): boolean {
+  const value = claimOf(claims, name);
+  if (Array.isArray(value)) return value.includes(wanted);
+  if (typeof value === 'string' && claimsOfWords.includes(name))
+    return value.split(' ').some((word) => word === wanted);
+  return value === wanted;
+}
+
+/** A claim by its whole name (`https://example.com/groups`), or else by its way through objects (`realm_access.roles`). */
+function claimOf(claims: Claims, name: string): unknown {
+  if (Object.hasOwn(claims, name)) return claims[name];
+  let value: unknown = claims;
+  for (const step of name.split('.')) {
+    if (typeof value !== 'object' || value === null || Array.isArray(value) || !Object.hasOwn(value, step))
+      return undefined;
+    value = (value as Claims)[step];
+  }
+  return value;
+}
+
+function isScalar(value: unknown): value is Scalar {
+  return typeof value === 'string' || typeof value === 'boolean' || Number.isSafeInteger(value);
+}
+
+function firstLine(text: string): string {
+  return text.split('\n')[0] ?? '';
+}
+
+/**
+ * The policy without a file: claim `permissions`, a list of `namespace:role`, as Temporal's default claim mapper reads
+ * it (temporalio/temporal, common/authorization/default_jwt_claim_mapper.go). `temporal-system` stands for every
+ * namespace there; roles in any case; what has another form is skipped. A "*" is a letter like others in a namespace
+ * there and gives nothing here.
+ */
+export const temporalPermissions: Policy = {
+  grantsOf(claims) {
+    const permissions = claimOf(claims, 'permissions');
+    if (!Array.isArray(permissions)) return [];
+    return permissions.slice(0, maxNamespaces).flatMap((permission) => grantOfPermission(permission) ?? []);
+  },
+};
+
+const systemScope = 'temporal-system';
+const rightsOfRole = new Map<string, readonly Right[]>([
+  ['read', ['read', 'decode']],
+  ['write', ['read', 'write']],
+  ['worker', ['read', 'write']],
+  ['admin', rights],
+]);
+
+function grantOfPermission(permission: unknown): Grant | undefined {
+  if (typeof permission !== 'string') return undefined;
+  const colon = permission.indexOf(':');
+  const scope = permission.slice(0, Math.max(colon, 0));
+  const rightsGiven = rightsOfRole.get(permission.slice(colon + 1).toLowerCase());
+  const namespace = scope === systemScope ? '*' : namespaceOfClaim(scope);
+  if (namespace === undefined || rightsGiven === undefined) return undefined;
+  return parseGrant({ namespaces: [namespace], rights: rightsGiven });
+}
