@@ -78,7 +78,7 @@ export function createRequestHandler(options: RequestHandlerOptions): RequestHan
 
   const serves = (url: string, base = basePath): boolean => {
     const path = pathBelow(base, url);
-    return path !== undefined && app.serves(path.split('?', 1)[0] ?? '');
+    return path !== undefined && app.routes.has(path.split('?', 1)[0] ?? '');
   };
   const handle = (request: IncomingMessage, response: ServerResponse, next?: (error?: unknown) => void): void => {
     const { url = '/' } = request;

@@ -11,6 +11,7 @@ import type { Server as TlsServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { type BlobStore, cached, isLpsError, LpsError, observed, openFileStore } from '@large-payload/core';
 import type { Logger } from 'pino';
+import { openAccessControl } from './auth/access-control.js';
 import { claimStore } from './bucket-owner.js';
 import type { Catalog } from './catalog/catalog.js';
 import { startEmbeddedPostgres } from './catalog/embedded-postgres.js';
@@ -83,6 +84,8 @@ async function start(
   const layered = withObserver(withCatalog(guarded(cache, owned), store, catalog, config, alarms), metrics, logger);
   const effects = uploadEffects(store, catalog, alarms);
 
+  const access = await openAccessControl(config, database.url, logger, metrics);
+  closing.push(() => access.close());
   const durable = startDurable({
     databaseUrl: database.url,
     isAlone: database.isEmbedded,
@@ -91,7 +94,7 @@ async function start(
     log: logger,
     replicaTimeoutMs: config.replicaTimeoutMs,
     retentionMs: config.workflowRetentionMs,
-    tasks: [sweepLeasesTask(store, catalog, logger)],
+    tasks: [sweepLeasesTask(store, catalog, logger), ...access.tasks],
     onStranded(byVersion) {
       metrics.alarm('workflows_stranded');
       logger.error(
@@ -130,6 +133,9 @@ async function start(
     },
     ...(config.v1Namespace === undefined ? {} : { v1: { namespace: config.v1Namespace } }),
     workflows: durable.workflows,
+    behindProxy: config.tlsTerminatedUpstream,
+    gate: access.gate,
+    audit: access.audit,
     ...(tlsPaths === undefined ? {} : { tls: await readTls(tlsPaths) }),
     ...(config.directTransfers ? { direct } : {}),
   });

@@ -26,6 +26,8 @@ export interface Caller {
    * `undefined` when there is none of these.
    */
   readonly namespace: string | undefined;
+  /** What `require` was called with. */
+  readonly named: readonly string[];
   /**
    * Throws FORBIDDEN unless the caller has the route's right on each of these namespaces, and the request's path and
    * `X-Namespace` name no other one. With none: on `namespace`, or on every namespace when that is not known.

@@ -121,6 +121,8 @@ function decodedHeader(header: string | string[]): string {
 }
 
 class RequestCaller implements Caller {
+  #named: readonly string[] = [];
+
   constructor(
     readonly principal: Principal,
     readonly right: Right | undefined,
@@ -131,7 +133,12 @@ class RequestCaller implements Caller {
     return this.stated ?? (this.right === undefined ? undefined : soleNamespace(this.principal, this.right));
   }
 
+  get named(): readonly string[] {
+    return this.#named;
+  }
+
   require(namespaces: readonly string[]): void {
+    this.#named = [...new Set([...this.#named, ...namespaces])];
     const { stated, namespace } = this;
     for (const one of namespaces) {
       if (stated !== undefined && one !== stated) throw conflict();

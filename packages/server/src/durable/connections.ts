@@ -5,6 +5,9 @@ export const durablePoolSize = 8;
 /** For what a leader decides, and for reading about replicas. */
 export const replicaPoolSize = 2;
 
+/** Tokens and the audit: neither waits for the catalog's. */
+export const accessPoolSize = 3;
+
 /** The catalog's listener, the replica's session, the lock around a launch. */
 const single = 3;
 /** The lock of the data directory, hand tools beside the service, and what Postgres keeps for its administrator. */
@@ -12,7 +15,7 @@ const others = 10;
 
 /** How many connections one `lps serve` opens at most. */
 export function serviceConnections(catalogPoolSize: number): number {
-  return catalogPoolSize + durablePoolSize + replicaPoolSize + single;
+  return catalogPoolSize + durablePoolSize + replicaPoolSize + accessPoolSize + single;
 }
 
 /** What an embedded PostgreSQL is started with. */

@@ -9,6 +9,8 @@ import type { Socket } from 'node:net';
 import { type BlobStore, LpsError } from '@large-payload/core';
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest, LogController } from 'fastify';
 import type { Logger } from 'pino';
+import type { Audit } from '../auth/audit.js';
+import { registerAudit } from '../auth/audit-hook.js';
 import { type GateOptions, registerGate } from '../auth/gate.js';
 import type { DirectTransfers } from '../direct/direct-transfers.js';
 import type { WorkflowAdmin } from '../durable/workflow-admin.js';
@@ -37,6 +39,10 @@ export interface AppOptions {
   readonly v1?: V1Options | undefined;
   /** Who may call. Absent: everybody. */
   readonly gate?: GateOptions;
+  /** Where it is kept who did what. */
+  readonly audit?: Audit | undefined;
+  /** The address of a caller is what the proxy in front says it is. */
+  readonly behindProxy?: boolean;
   /** Answers HTTPS. */
   readonly tls?: TlsFiles;
   /** Past the service. Absent: all bytes go through it. */
@@ -48,8 +54,8 @@ export interface AppOptions {
 export interface App {
   readonly server: FastifyInstance;
   readonly transfers: Transfers;
-  /** Whether a path (without a query) is one of the routes, whatever the method. */
-  serves(path: string): boolean;
+  /** Every route: its pattern, and the methods that it takes. */
+  readonly routes: ReadonlyMap<string, ReadonlySet<string>>;
 }
 
 /**
@@ -72,10 +78,14 @@ export function createApp(options: AppOptions): App {
     logController: new LogController({ disableRequestLogging: true }),
     exposeHeadRoutes: false,
     requestTimeout: serverOptions.requestTimeout,
+    trustProxy: options.behindProxy === true ? (_address, hop) => hop === 0 : false,
     keepAliveTimeout: serverOptions.keepAliveTimeout,
     forceCloseConnections: 'idle',
     return503OnClosing: false,
-    ...(options.tls === undefined ? { http: heads } : { https: { ...heads, ...options.tls } }),
+    // the types of a plain server; https is one that speaks TLS first
+    ...((options.tls === undefined ? { http: heads } : { https: { ...heads, ...options.tls } }) as {
+      http: typeof heads;
+    }),
     bodyLimit: 64 * 1024,
     genReqId: requestId,
     clientErrorHandler: refuseConnection,
@@ -91,6 +101,7 @@ export function createApp(options: AppOptions): App {
 
   observeRequests(app, options.metrics);
   registerGate(app, options.gate ?? {}, transfers);
+  if (options.audit !== undefined) registerAudit(app, options.audit);
   app.setErrorHandler(sendProblem);
   app.setNotFoundHandler((request, reply) =>
     sendProblem(new LpsError('ROUTE_NOT_FOUND', 'there is no such route'), request, reply),
@@ -102,8 +113,7 @@ export function createApp(options: AppOptions): App {
   registerUploads(app, transfers, options.direct?.uploads);
   if (options.workflows !== undefined) registerWorkflows(app, options.workflows);
   if (options.operations !== undefined) registerOperations(app, options.operations);
-  const paths = refuseOtherMethods();
-  return { server: app, transfers, serves: (path) => paths.has(path) };
+  return { server: app, transfers, routes: refuseOtherMethods() };
 }
 
 /** Answers what is not HTTP, in the few words that fit before the connection ends. */
@@ -158,8 +168,8 @@ function traceOf(request: FastifyRequest): Record<string, string> {
   return traceId === undefined ? {} : { traceId };
 }
 
-/** Every path knows its methods; the others are answered 405 with `Allow`. The returned function sees to that, and gives the paths. */
-function collectRoutes(app: FastifyInstance): () => ReadonlySet<string> {
+/** Every path knows its methods; the others are answered 405 with `Allow`. The returned function sees to that, and gives the routes. */
+function collectRoutes(app: FastifyInstance): () => ReadonlyMap<string, ReadonlySet<string>> {
   const routes = new Map<string, Set<string>>();
   let isOpen = true;
   app.addHook('onRoute', ({ url, method }) => {
@@ -182,7 +192,7 @@ function collectRoutes(app: FastifyInstance): () => ReadonlySet<string> {
         },
       });
     }
-    return new Set(routes.keys());
+    return routes;
   };
 }
 
