@@ -1,0 +1,196 @@
+/**
+ * The codec server's routes, for Temporal's Web UI and CLI (wire.md section 3):
+ *
+ *   POST /encode  /decode[?preserveStorageRefs=true]  /download        also under /{namespace}/
+ *
+ *   preParsing  memory for the body, or a place in the line, else 503
+ *   handler     body → payloads → pipeline, which asks for memory and for the right before it fetches → JSON, in pieces
+ *
+ * The answer's status is exactly 200, or an error of one line; never 404, which the Web UI reads as "not configured".
+ */
+import { Readable } from 'node:stream';
+import { LpsError, parseNamespace } from '@large-payload/core';
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import type { Hold } from '../codec/byte-budget.js';
+import { codecPaths, preflightHeaders } from '../codec/cors.js';
+import { formatPayloads, parsePayloads } from '../codec/payloads-json.js';
+import type { Codec, CodecCall } from '../codec/pipeline.js';
+import type { Ownership } from '../codec/references.js';
+import { PaceMonitor } from '../http/pace.js';
+import { parseQuery } from '../http/query.js';
+
+export interface CodecRoutesOptions {
+  readonly codec: Codec;
+  /** Whose pages may call: `https://ui.example`. */
+  readonly corsOrigins: readonly string[];
+  /** Larger bodies are refused, in bytes. Default 64 MiB, and never more than the codec's memory for bodies. */
+  readonly maxRequestBytes?: number;
+  /** Readers that are too slow for it are cut off: what they read is held in memory. */
+  readonly pace?: ConstructorParameters<typeof PaceMonitor>[0];
+}
+
+type Verb = 'encode' | 'decode' | 'download';
+
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    /** Errors are one line of text unless JSON is accepted. */
+    readonly plainErrors?: boolean;
+    /** The body reaches the handler as it came. */
+    readonly rawJson?: boolean;
+  }
+  interface FastifyRequest {
+    /** Keys and names of objects that were asked for or stored, for the audit: the first hundred. */
+    auditSubjects?: readonly string[];
+  }
+}
+
+const MiB = 1024 * 1024;
+const maxSubjects = 100;
+const access = { encode: 'write', decode: 'decode', download: 'decode' } as const;
+
+/** Registers routes and the parser of their bodies; CORS headers are registerCors's, which comes before the gate. */
+export function registerCodec(app: FastifyInstance, options: CodecRoutesOptions): void {
+  const { codec, corsOrigins } = options;
+  const bodyLimit = Math.min(options.maxRequestBytes ?? 64 * MiB, codec.bodies.totalBytes);
+  const pace = new PaceMonitor(options.pace ?? { idleTimeoutMs: 30_000, minRate: 1000, graceMs: 30_000 });
+  keepRawBodies(app);
+
+  for (const url of codecPaths) {
+    const verb = url.slice(url.lastIndexOf('/') + 1) as Verb;
+    const config = {
+      access: { right: access[verb], over: 'handler' },
+      audit: verb,
+      plainErrors: true,
+      rawJson: true,
+    } as const;
+    app.route({
+      method: 'POST',
+      url,
+      bodyLimit,
+      config,
+      preParsing: async (request, reply, body) => {
+        requireJson(request);
+        const hold = codec.bodies.hold();
+        const signal = untilGone(reply);
+        reply.raw.once('close', hold.release);
+        await hold.reach(announcedBytes(request, bodyLimit), signal);
+        // app.ts leaves it to the routes to ask for the body
+        if (request.headers.expect !== undefined) reply.raw.writeContinue();
+        return body;
+      },
+      handler: (request, reply) => answer(request, reply, verb, codec, pace),
+    });
+    app.route({
+      method: 'OPTIONS',
+      url,
+      config: { access: 'public', plainErrors: true },
+      handler: async (request, reply) =>
+        reply.code(204).header('allow', 'POST, OPTIONS').headers(preflightHeaders(request.headers, corsOrigins)).send(),
+    });
+  }
+}
+
+async function answer(
+  request: FastifyRequest,
+  reply: FastifyReply,
+  verb: Verb,
+  codec: Codec,
+  pace: PaceMonitor,
+): Promise<FastifyReply> {
+  const body = request.body;
+  if (!Buffer.isBuffer(body)) throw new LpsError('INVALID_ARGUMENT', 'the body must be JSON');
+  const hold = codec.answers.hold();
+  reply.raw.once('close', hold.release);
+  const call = callOf(request, reply, hold);
+  const preserveStorageRefs =
+    parseQuery(request.raw.url ?? '')
+      .get('preserveStorageRefs')
+      ?.toLowerCase() === 'true';
+  const payloads = parsePayloads(body);
+  request.body = undefined; // its memory is needed for other things
+  const changed = await codec[verb](payloads, { ...call, preserveStorageRefs });
+  watch(reply, pace);
+  return reply
+    .code(200)
+    .headers({
+      'content-type': 'application/json',
+      'cache-control': 'private, no-store',
+      'x-content-type-options': 'nosniff',
+    })
+    .send(Readable.from(formatPayloads(changed)));
+}
+
+function callOf(request: FastifyRequest, reply: FastifyReply, hold: Hold): CodecCall {
+  const { caller } = request as { readonly caller?: FastifyRequest['caller'] };
+  const namespace = caller == null ? statedNamespace(request) : caller.namespace;
+  return {
+    hold,
+    signal: untilGone(reply),
+    namespace,
+    note(subjects) {
+      request.auditSubjects = [...(request.auditSubjects ?? []), ...subjects].slice(0, maxSubjects);
+    },
+    authorize({ namespaces, everywhere }: Ownership) {
+      if (everywhere) caller?.requireEverywhere();
+      if (!everywhere || namespaces.length > 0) caller?.require(namespaces);
+    },
+  };
+}
+
+/** Where no gate is: the path's namespace, or the header's. */
+function statedNamespace(request: FastifyRequest): string | undefined {
+  const { namespace: inPath } = (request.params ?? {}) as { readonly namespace?: string };
+  const header = request.headers['x-namespace'];
+  // Node reads headers as Latin-1; browsers and Go send UTF-8
+  const inHeader =
+    typeof header === 'string' && header !== '' ? Buffer.from(header, 'latin1').toString('utf8') : undefined;
+  if (inPath !== undefined && inHeader !== undefined && inPath !== inHeader)
+    throw new LpsError('FORBIDDEN', 'the request names more than one namespace');
+  const stated = inPath ?? inHeader;
+  return stated === undefined ? undefined : parseNamespace(stated);
+}
+
+/** Aborted when the client goes away before it has its answer. */
+function untilGone({ raw }: FastifyReply): AbortSignal {
+  const controller = new AbortController();
+  raw.once('close', () => {
+    if (!raw.writableFinished) controller.abort(new LpsError('ABORTED', 'the client went away'));
+  });
+  return controller.signal;
+}
+
+/** Cuts off whoever does not read: his answer takes memory from others. */
+function watch({ raw }: FastifyReply, pace: PaceMonitor): void {
+  const { socket } = raw;
+  const before = socket?.bytesWritten ?? 0;
+  const unwatch = pace.watch({
+    progress: () => (socket?.bytesWritten ?? 0) - before,
+    waitsForClient: () => raw.writableNeedDrain,
+    tooSlow: () => void raw.destroy(),
+  });
+  raw.once('close', unwatch);
+}
+
+function requireJson({ headers }: FastifyRequest): void {
+  // this also keeps a page of another origin from posting without a preflight
+  if (!/^application\/json\s*(?:;|$)/i.test(headers['content-type'] ?? ''))
+    throw new LpsError('INVALID_ARGUMENT', 'the Content-Type must be application/json');
+  if (!/^(?:identity)?$/i.test(headers['content-encoding'] ?? ''))
+    throw new LpsError('INVALID_ARGUMENT', 'the body must not be compressed');
+}
+
+/** Bytes that the body will have, or may have. */
+function announcedBytes({ headers }: FastifyRequest, limit: number): number {
+  const announced = Number(headers['content-length'] ?? limit);
+  if (announced > limit) throw new LpsError('BLOB_TOO_LARGE', `the request body has more than ${limit} bytes`);
+  return Math.max(1, announced);
+}
+
+/** JSON is not parsed before its depth is known; the bodies of other routes go fastify's own way. */
+function keepRawBodies(app: FastifyInstance): void {
+  const parseJson = app.getDefaultJsonParser('error', 'error');
+  app.addContentTypeParser('application/json', { parseAs: 'buffer' }, (request, body, done) => {
+    if (request.routeOptions.config?.rawJson === true) return done(null, body);
+    return parseJson(request, body.toString('utf8'), done);
+  });
+}
