@@ -15,6 +15,7 @@ import { addScrub } from './scrub.js';
 import { addServe } from './serve.js';
 import { addStat } from './stat.js';
 import type { Terminal } from './terminal.js';
+import { addToken } from './token.js';
 import { addWorkflows } from './workflows.js';
 
 const examples = `
@@ -106,6 +107,7 @@ function createProgram(terminal: Terminal): Command {
     addLs,
     addScrub,
     addCatalog,
+    addToken,
     addWorkflows,
     addDoctor,
     addConfig,
