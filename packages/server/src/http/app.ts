@@ -12,9 +12,11 @@ import type { Logger } from 'pino';
 import type { Audit } from '../auth/audit.js';
 import { registerAudit } from '../auth/audit-hook.js';
 import { type GateOptions, registerGate } from '../auth/gate.js';
+import { registerCors } from '../codec/cors.js';
 import type { DirectTransfers } from '../direct/direct-transfers.js';
 import type { WorkflowAdmin } from '../durable/workflow-admin.js';
 import type { Metrics } from '../metrics.js';
+import { type CodecRoutesOptions, registerCodec } from '../routes/codec.js';
 import { type OperationsOptions, registerOperations } from '../routes/operations.js';
 import { registerUploads } from '../routes/uploads.js';
 import { registerV1, type V1Options } from '../routes/v1.js';
@@ -37,6 +39,8 @@ export interface AppOptions {
   readonly operations?: OperationsOptions;
   /** Serves `/v1/blobs/get`. */
   readonly v1?: V1Options | undefined;
+  /** Serves `/encode`, `/decode` and `/download`. */
+  readonly codec?: CodecRoutesOptions | undefined;
   /** Who may call. Absent: everybody. */
   readonly gate?: GateOptions;
   /** Where it is kept who did what. */
@@ -100,6 +104,7 @@ export function createApp(options: AppOptions): App {
   app.server.on('checkContinue', (request, response) => app.routing(request, response));
 
   observeRequests(app, options.metrics);
+  if (options.codec !== undefined) registerCors(app, options.codec.corsOrigins); // refusals need them, too
   registerGate(app, options.gate ?? {}, transfers);
   if (options.audit !== undefined) registerAudit(app, options.audit);
   app.setErrorHandler(sendProblem);
@@ -113,6 +118,7 @@ export function createApp(options: AppOptions): App {
   registerUploads(app, transfers, options.direct?.uploads);
   if (options.workflows !== undefined) registerWorkflows(app, options.workflows);
   if (options.operations !== undefined) registerOperations(app, options.operations);
+  if (options.codec !== undefined) registerCodec(app, options.codec);
   return { server: app, transfers, routes: refuseOtherMethods() };
 }
 
