@@ -2,6 +2,7 @@ import type { Logger } from 'pino';
 import type { Config } from './config/settings.js';
 import type { Service } from './service.js';
 
+export { type CodecHandler, type CodecHandlerOptions, codecRoutes } from './codec/handler.js';
 export type { Config } from './config/settings.js';
 export { createLogger } from './logging.js';
 export {

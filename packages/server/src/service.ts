@@ -18,6 +18,7 @@ import { startEmbeddedPostgres } from './catalog/embedded-postgres.js';
 import { ownDataDir } from './catalog/embedded-postgres-owner.js';
 import { openCatalog } from './catalog/postgres-catalog.js';
 import { type Alarms, catalogued } from './catalogued.js';
+import { openCodec } from './codec/configured.js';
 import type { Config } from './config/settings.js';
 import { openDirectTransfers } from './direct/direct-transfers.js';
 import { uploadEffects } from './direct/upload-effects.js';
@@ -115,11 +116,14 @@ async function start(
   });
   openUploads = () => direct.uploads?.open ?? 0;
   const tlsPaths = tlsOf(config);
+  const codec = config.codecServer ? await openCodec(config, layered) : undefined;
+  if (codec !== undefined) closing.push(() => codec.close());
   let isDraining = false;
+  const pace = { idleTimeoutMs: config.idleTimeoutMs, minRate: config.minBytesPerSecond, graceMs: 30_000 };
   const app = createApp({
     store: layered,
     limits: { maxBlobBytes: config.maxBlobBytes, maxUploads: config.maxUploads, maxConnections: config.maxConnections },
-    pace: { idleTimeoutMs: config.idleTimeoutMs, minRate: config.minBytesPerSecond, graceMs: 30_000 },
+    pace,
     logger,
     metrics,
     operations: {
@@ -135,6 +139,7 @@ async function start(
     workflows: durable.workflows,
     behindProxy: config.tlsTerminatedUpstream,
     gate: access.gate,
+    ...(codec === undefined ? {} : { codec: { codec: codec.codec, corsOrigins: config.corsOrigins, pace } }),
     audit: access.audit,
     ...(tlsPaths === undefined ? {} : { tls: await readTls(tlsPaths) }),
     ...(config.directTransfers ? { direct } : {}),

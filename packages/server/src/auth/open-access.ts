@@ -2,6 +2,7 @@
 import { type Logger, pino } from 'pino';
 import { openDatabase } from '../catalog/database.js';
 import { prepare } from '../catalog/postgres-catalog.js';
+import { accessPoolSize } from '../durable/connections.js';
 import { type Audit, type AuditOptions, openAudit } from './audit.js';
 import { openTokens, type Tokens } from './tokens.js';
 
@@ -24,9 +25,6 @@ export interface OpenAccess {
   /** Resolves when what was recorded has been tried. */
   close(): Promise<void>;
 }
-
-/** How many connections it takes at most: two that look for unknown tokens, one that writes the audit, one for the rest. */
-export const accessPoolSize = 4;
 
 const statementTimeoutMs = 5000;
 

@@ -5,8 +5,8 @@ export const durablePoolSize = 8;
 /** For what a leader decides, and for reading about replicas. */
 export const replicaPoolSize = 2;
 
-/** Tokens and the audit: neither waits for the catalog's. */
-export const accessPoolSize = 3;
+/** Never the catalog's either: two look for unknown tokens, one writes the audit, one is for the rest. */
+export const accessPoolSize = 4;
 
 /** The catalog's listener, the replica's session, the lock around a launch. */
 const single = 3;
