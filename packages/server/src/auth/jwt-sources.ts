@@ -7,14 +7,14 @@ const maxBytes = 256 * 1024;
 const timeoutMs = 5000;
 
 /** A JWKS URL. Redirects are not followed: the keys come from where the configuration says, or not at all. */
-export function remoteKeys(url: string, fetchKeys: typeof fetch = fetch): KeySource {
+export function remoteKeys(url: string): KeySource {
   return {
     name: url,
     maxAgeMs: 600_000,
     retryMs: 30_000,
     async load() {
       const signal = AbortSignal.timeout(timeoutMs);
-      const response = await fetchKeys(url, { redirect: 'error', signal, headers: { accept: 'application/json' } });
+      const response = await fetch(url, { redirect: 'error', signal, headers: { accept: 'application/json' } });
       if (response.status !== 200) {
         await response.body?.cancel();
         throw new Error(`the issuer answered ${response.status}`);

@@ -32,8 +32,6 @@ export interface JwtOptions {
   readonly log: Logger;
   /** Milliseconds since 1970. */
   readonly clock?: () => number;
-  /** For tests: faults on the way. */
-  readonly fetch?: typeof fetch;
 }
 
 export interface JwtVerifier {
@@ -91,8 +89,8 @@ function isUrl(jwks: string): boolean {
   return /^https?:\/\//i.test(jwks);
 }
 
-function sourceOf({ jwks, fetch: fetchKeys }: JwtOptions): KeySource {
-  return isUrl(jwks) ? remoteKeys(jwks, fetchKeys) : fileKeys(jwks);
+function sourceOf({ jwks }: JwtOptions): KeySource {
+  return isUrl(jwks) ? remoteKeys(jwks) : fileKeys(jwks);
 }
 
 async function checkFile(path: string): Promise<void> {
