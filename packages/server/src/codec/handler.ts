@@ -17,7 +17,7 @@ export interface CodecHandlerOptions extends CodecOptions {
    * Not needed where a framework takes its mount path off (`app.use('/codec', handler)`).
    */
   readonly basePath?: string;
-  /** Larger bodies of requests are refused, in bytes. Default 64 MiB, or a quarter of `maxMemoryBytes` if that is less. */
+  /** Larger bodies of requests are refused, in bytes. Default that of a full answer, or a quarter of `maxMemoryBytes` if less. */
   readonly maxRequestBytes?: number;
   /** Default: nothing is logged. */
   readonly logger?: HandlerLogger;
@@ -97,12 +97,7 @@ function sendError(error: LpsError, request: FastifyRequest, reply: FastifyReply
   const { status, headers, body } = problemFor(error, request.raw, request.id);
   const level = status >= 500 ? 'error' : 'info';
   request.log[level]({ code: error.code, ...(level === 'error' ? { err: error } : {}) }, error.message);
-  const wantsJson = /application\/(?:problem\+)?json/.test(request.headers.accept ?? '');
-  if (wantsJson) return void reply.code(status).headers(headers).send(Buffer.from(body));
-  reply
-    .code(status)
-    .headers({ ...headers, 'content-type': 'text/plain; charset=utf-8' })
-    .send(Buffer.from(error.message));
+  reply.code(status).headers(headers).send(Buffer.from(body)); // text would get a charset appended
 }
 
 function isCodecPath(url: string | undefined): boolean {

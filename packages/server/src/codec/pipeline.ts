@@ -71,6 +71,7 @@ export interface Codec {
   decode(payloads: readonly Payload[], call: DecodeCall): Promise<Payload[]>;
   /** Throws INVALID_ARGUMENT unless all of them are references. */
   download(payloads: readonly Payload[], call: CodecCall): Promise<Payload[]>;
+  readonly maxResponseBytes: number;
   /** Memory for bodies. */
   readonly bodies: ByteBudget;
   /** Memory for answers. Nobody who holds some may wait for `bodies`. */
@@ -78,8 +79,10 @@ export interface Codec {
 }
 
 const MiB = 1024 * 1024;
-/** Codecs get so many bytes at once, and one payload when it has more: zlib makes a thousand times as many of them. */
+/** Codecs get so many bytes at once, and one payload when it has more. */
 const batchBytes = 64 * 1024;
+/** What zlib makes of a byte at most. */
+const maxExpansion = 1032;
 const fetchesAtOnce = 32;
 const fetchesPerRequest = 8;
 /** Of drivers that find out a size only when they have the bytes: 50 MiB each, for Temporal's own. */
@@ -97,7 +100,7 @@ class Pipeline implements Codec {
   readonly #options: CodecOptions;
   readonly #references: References;
   readonly #threshold: number;
-  readonly #maxResponseBytes: number;
+  readonly maxResponseBytes: number;
   readonly #limitNames: { readonly response: string; readonly memory: string };
   readonly #fetches = new Slots(fetchesAtOnce);
   readonly #unsizedFetches = new Slots(unsizedFetchesAtOnce);
@@ -113,9 +116,10 @@ class Pipeline implements Codec {
     this.#options = options;
     this.#references = new References({ drivers, claimCheck, v1Namespace });
     this.#threshold = byteCount('threshold', options.threshold ?? 128_000, 0);
-    this.#maxResponseBytes = byteCount('maxResponseBytes', options.maxResponseBytes ?? 64 * MiB, 1);
     const memory = byteCount('maxMemoryBytes', options.maxMemoryBytes ?? 256 * MiB, 1);
-    this.#codecRuns = new Slots(Math.min(8, Math.max(1, Math.floor(memory / this.#maxResponseBytes))));
+    this.maxResponseBytes = byteCount('maxResponseBytes', options.maxResponseBytes ?? 64 * MiB, 1);
+    const unpackedBytes = Math.max(this.maxResponseBytes, batchBytes * maxExpansion);
+    this.#codecRuns = new Slots(Math.min(8, Math.max(1, Math.floor(memory / unpackedBytes))));
     this.#limitNames = options.limitNames ?? { response: 'maxResponseBytes', memory: 'maxMemoryBytes' };
     this.answers = new ByteBudget(memory, maxWaiting);
     this.bodies = new ByteBudget(Math.max(MiB, Math.floor(memory / 4)), maxWaiting);
@@ -240,6 +244,7 @@ class Pipeline implements Codec {
   ): Promise<Payload[]> {
     const result = [...payloads];
     let bytes = sumOf(result.map(payloadBytes));
+    this.#checkLimit(bytes);
     if (codecs.length > 0) await call.hold.reach(Math.max(1, bytes), call.signal);
     for (const codec of codecs) {
       for (const [from, to] of batchesOf(result)) {
@@ -302,8 +307,8 @@ class Pipeline implements Codec {
   #checkLimit(bytes: number, held = 0): void {
     const { response, memory } = this.#limitNames;
     const [limit, name] =
-      bytes > this.#maxResponseBytes ? [this.#maxResponseBytes, response] : [this.answers.totalBytes, memory];
-    if (bytes <= this.#maxResponseBytes && bytes + held <= this.answers.totalBytes) return;
+      bytes > this.maxResponseBytes ? [this.maxResponseBytes, response] : [this.answers.totalBytes, memory];
+    if (bytes <= this.maxResponseBytes && bytes + held <= this.answers.totalBytes) return;
     const message = `the answer would have ${bytes} bytes of payloads, and ${name} allows ${limit}: ask for fewer payloads at a time`;
     throw new CodecError('BLOB_TOO_LARGE', message);
   }

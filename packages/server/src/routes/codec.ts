@@ -23,7 +23,7 @@ export interface CodecRoutesOptions {
   readonly codec: Codec;
   /** Whose pages may call: `https://ui.example`. */
   readonly corsOrigins: readonly string[];
-  /** Larger bodies are refused, in bytes. Default 64 MiB, and never more than the codec's memory for bodies. */
+  /** Larger bodies are refused, in bytes. Default what a full answer has, and never more than the codec's memory for bodies. */
   readonly maxRequestBytes?: number;
   /** Readers that are too slow for it are cut off: what they read is held in memory. */
   readonly pace?: ConstructorParameters<typeof PaceMonitor>[0];
@@ -33,14 +33,8 @@ type Verb = 'encode' | 'decode' | 'download';
 
 declare module 'fastify' {
   interface FastifyContextConfig {
-    /** Errors are one line of text unless JSON is accepted. */
-    readonly plainErrors?: boolean;
     /** The body reaches the handler as it came. */
     readonly rawJson?: boolean;
-  }
-  interface FastifyRequest {
-    /** Keys and names of objects that were asked for or stored, for the audit: the first hundred. */
-    auditSubjects?: readonly string[];
   }
 }
 
@@ -51,7 +45,9 @@ const access = { encode: 'write', decode: 'decode', download: 'decode' } as cons
 /** Registers routes and the parser of their bodies; CORS headers are registerCors's, which comes before the gate. */
 export function registerCodec(app: FastifyInstance, options: CodecRoutesOptions): void {
   const { codec, corsOrigins } = options;
-  const bodyLimit = Math.min(options.maxRequestBytes ?? 64 * MiB, codec.bodies.totalBytes);
+  // base64 makes four bytes of three
+  const full = Math.ceil((codec.maxResponseBytes * 4) / 3) + MiB;
+  const bodyLimit = Math.min(options.maxRequestBytes ?? full, codec.bodies.totalBytes);
   const pace = new PaceMonitor(options.pace ?? { idleTimeoutMs: 30_000, minRate: 1000, graceMs: 30_000 });
   keepRawBodies(app);
 
@@ -60,7 +56,6 @@ export function registerCodec(app: FastifyInstance, options: CodecRoutesOptions)
     const config = {
       access: { right: access[verb], over: 'handler' },
       audit: verb,
-      plainErrors: true,
       rawJson: true,
     } as const;
     app.route({
@@ -83,7 +78,7 @@ export function registerCodec(app: FastifyInstance, options: CodecRoutesOptions)
     app.route({
       method: 'OPTIONS',
       url,
-      config: { access: 'public', plainErrors: true },
+      config: { access: 'public' },
       handler: async (request, reply) =>
         reply.code(204).header('allow', 'POST, OPTIONS').headers(preflightHeaders(request.headers, corsOrigins)).send(),
     });
