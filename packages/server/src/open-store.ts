@@ -62,8 +62,8 @@ export async function openStore(config: StoreSettings): Promise<OpenedStore> {
 }
 
 /** A running service as a store. */
-export async function openService(url: string): Promise<BlobStore> {
-  return openHttpStore({ url });
+export async function openService(url: string, token?: string): Promise<BlobStore> {
+  return openHttpStore({ url, ...(token === undefined ? {} : { token }) });
 }
 
 function s3Options(config: StoreSettings): Parameters<typeof openS3Store>[0] {

@@ -46,6 +46,7 @@ declare module 'fastify' {
     readonly audit?: string;
   }
   interface FastifyRequest {
+    /** Not set on public routes. */
     caller: Caller;
   }
 }

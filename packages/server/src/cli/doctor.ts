@@ -6,6 +6,7 @@ import { configInvalid, loadConfig } from '../config/load.js';
 import type { Examination } from '../doctor/examine.js';
 import { usesTemporal } from '../doctor/project-graph.js';
 import { countsOf, reportJson, reportText } from '../doctor/report.js';
+import { serviceToken } from './service-token.js';
 import { addSettings, givenSettings } from './setting-options.js';
 import type { Terminal } from './terminal.js';
 
@@ -40,7 +41,7 @@ export function addDoctor(program: Command, terminal: Terminal): void {
         parseSize,
       ),
     )
-    .option('--url <URL>', 'a running service to ask [LPS_URL]')
+    .option('--url <URL>', `a running service to ask [LPS_URL; token: LPS_TOKEN, LPS_TOKEN_FILE]`)
     .option('--json', 'print one JSON object a line, the summary last');
   const own = new Set(command.options);
   addSettings(command);
@@ -57,6 +58,7 @@ export function addDoctor(program: Command, terminal: Terminal): void {
 
 async function doctor(command: Command, flags: DoctorFlags, terminal: Terminal): Promise<void> {
   const service = flags.url ?? (terminal.env.LPS_URL || undefined);
+  const token = serviceToken(terminal);
   const projectDir = await projectOf(flags, terminal.cwd);
   // loaded only here: the other commands have no use for Postgres
   const { examine } = await import('../doctor/examine.js');
@@ -65,6 +67,7 @@ async function doctor(command: Command, flags: DoctorFlags, terminal: Terminal):
     signal: terminal.signal,
     ...(projectDir === undefined ? {} : { projectDir }),
     ...(service === undefined ? {} : { url: checkedUrl(service, flags.url === undefined ? 'LPS_URL' : '--url') }),
+    ...(token === undefined ? {} : { token }),
     ...(flags.threshold === undefined ? {} : { thresholdBytes: flags.threshold }),
   });
   const { stdout, env } = terminal;

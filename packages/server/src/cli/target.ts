@@ -5,6 +5,7 @@ import { places } from '../config/checks.js';
 import { configInvalid, loadConfig } from '../config/load.js';
 import { type Config, type Setting, settings } from '../config/settings.js';
 import { openService, openStore } from '../open-store.js';
+import { serviceToken, tokenHelp } from './service-token.js';
 import { addSettings, givenSettings, type SettingFlags } from './setting-options.js';
 import type { Terminal } from './terminal.js';
 
@@ -14,6 +15,7 @@ const defaultUrl = 'http://127.0.0.1:8577';
 export const targetHelp = `
 Where the blobs are:
   Without further options the service at ${defaultUrl} is asked; --url names another one.
+  ${tokenHelp}
   With --store, --data-dir, --s3-bucket, --gcs-bucket or --azure-container (or their variables)
   the command works straight on the store and needs no service. That is safe while a service runs
   on the same store: it takes up what it finds there.`;
@@ -58,7 +60,7 @@ export async function withTarget<T>(
   if (url === undefined && config.store === 'memory') {
     throw configInvalid(['the memory store is gone when this command ends; name a running service with --url']);
   }
-  const store = url === undefined ? await openStore(config) : await openService(url);
+  const store = url === undefined ? await openStore(config) : await openService(url, serviceToken(terminal));
   try {
     return await run({ store, config });
   } catch (error) {

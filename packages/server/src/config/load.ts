@@ -53,7 +53,7 @@ interface Inputs {
 const configFlag = 'config';
 const configEnv = 'LPS_CONFIG';
 /** Variables that are no settings: the file, and what the other commands read. */
-const otherEnv: readonly string[] = [configEnv, 'LPS_URL'];
+const otherEnv: readonly string[] = [configEnv, 'LPS_URL', 'LPS_TOKEN', 'LPS_TOKEN_FILE'];
 
 /** Of the Web UI of `temporal server start-dev`. */
 const developmentOrigin = 'http://localhost:8233';

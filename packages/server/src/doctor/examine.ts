@@ -27,6 +27,8 @@ export interface Examination {
   readonly projectDir?: string;
   /** Of a running service. */
   readonly url?: string;
+  /** Of that service. */
+  readonly token?: string;
   /** Default: that of codec, driver and plugin. */
   readonly thresholdBytes?: number;
   readonly signal?: AbortSignal;
@@ -46,7 +48,7 @@ const cleanUpMs = 15_000;
 
 /** Every finding, in the order of the table of kinds. Throws nothing. */
 export async function examine(examination: Examination): Promise<Finding[]> {
-  const { settings, projectDir, url, signal, timeoutMs = defaultTimeoutMs } = examination;
+  const { settings, projectDir, url, token, signal, timeoutMs = defaultTimeoutMs } = examination;
   const { thresholdBytes = defaultThresholdBytes } = examination;
   const config = 'problems' in settings ? undefined : settings;
   const runtime = examination.runtime ?? runtimeFacts();
@@ -62,7 +64,7 @@ export async function examine(examination: Examination): Promise<Finding[]> {
     checks.push(checkPlaces(config, within));
     checks.push(within('limits', async () => judgeLimits({ thresholdBytes, maxBlobBytes })));
   }
-  if (url !== undefined) checks.push(within('the service', (ended) => checkService(url, ended)));
+  if (url !== undefined) checks.push(within('the service', (ended) => checkService(url, token, ended)));
   if (projectDir !== undefined) {
     checks.push(within('the project', (ended) => checkProject(projectDir, runtime.nodeVersion, ended)));
   }

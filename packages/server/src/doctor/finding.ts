@@ -43,6 +43,7 @@ export const findingKinds = {
   'postgres.clock': 'fail',
   'catalog.owner': 'fail',
   'service.reach': 'fail',
+  'service.token': 'fail',
   'service.ready': 'fail',
   'service.version': 'warn',
   'service.clock': 'fail',

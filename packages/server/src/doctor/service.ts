@@ -6,17 +6,22 @@ import { judgeClock } from './clock.js';
 import { type Finding, fail, ok, warn } from './finding.js';
 import { messageOf } from './words.js';
 
-export async function checkService(url: string, signal: AbortSignal): Promise<Finding[]> {
+export async function checkService(url: string, token: string | undefined, signal: AbortSignal): Promise<Finding[]> {
   let answer: Response;
   const sentAt = Date.now();
   try {
-    answer = await fetch(`${url}/version`, { signal, redirect: 'manual' });
+    const headers = token === undefined ? {} : { authorization: `Bearer ${token}` };
+    answer = await fetch(`${url}/version`, { signal, redirect: 'manual', headers });
   } catch (error) {
     const cause = (error as Error).cause ?? error;
     const seen = `no service answers at ${url}: ${messageOf(cause)}`;
     return [fail('service.reach', seen, 'start one with "lps serve", or correct --url')];
   }
   const askedAt = (sentAt + Date.now()) / 2;
+  if (answer.status === 401) {
+    const seen = token === undefined ? 'the service wants a token' : 'the service refuses the token';
+    return [fail('service.token', seen, 'make one with "lps token create", and give it in LPS_TOKEN')];
+  }
   const version = await versionOf(answer);
   if (version === undefined) {
     const seen = `what answers at ${url} is no Large Payload Service (${answer.status})`;

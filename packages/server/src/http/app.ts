@@ -12,6 +12,7 @@ import type { Logger } from 'pino';
 import type { Audit } from '../auth/audit.js';
 import { registerAudit } from '../auth/audit-hook.js';
 import { type GateOptions, registerGate } from '../auth/gate.js';
+import { anonymous } from '../auth/principal.js';
 import { registerCors } from '../codec/cors.js';
 import type { DirectTransfers } from '../direct/direct-transfers.js';
 import type { WorkflowAdmin } from '../durable/workflow-admin.js';
@@ -144,7 +145,14 @@ function observeRequests(app: FastifyInstance, metrics: Metrics): void {
     const route = request.routeOptions.url ?? 'unknown';
     metrics.request({ route, method: request.method, status: reply.raw.statusCode }, reply.elapsedTime / 1000);
     request.log.debug(
-      { method: request.method, route, status: reply.raw.statusCode, ms: reply.elapsedTime, ...traceOf(request) },
+      {
+        method: request.method,
+        route,
+        status: reply.raw.statusCode,
+        ms: reply.elapsedTime,
+        ...callerOf(request),
+        ...traceOf(request),
+      },
       'answered',
     );
     done();
@@ -160,6 +168,7 @@ function sendProblem(error: unknown, request: FastifyRequest, reply: FastifyRepl
       code: known.code,
       method: request.method,
       url: request.url.slice(0, 300),
+      ...callerOf(request),
       ...traceOf(request),
       ...(level === 'info' ? {} : { err: known }),
     },
@@ -167,6 +176,12 @@ function sendProblem(error: unknown, request: FastifyRequest, reply: FastifyRepl
   );
   // a request that no route was found for has not been through the hooks
   reply.code(status).header('x-request-id', request.id).headers(headers).send(Buffer.from(body)); // text would get a charset appended
+}
+
+/** Where callers are asked who they are. */
+function callerOf(request: FastifyRequest): Record<string, string> {
+  const { caller } = request as { readonly caller: FastifyRequest['caller'] | null };
+  return caller === null || caller.principal === anonymous ? {} : { caller: caller.principal.id };
 }
 
 function traceOf(request: FastifyRequest): Record<string, string> {
