@@ -16,7 +16,7 @@ import { type OpenAccess, openAccess } from './open-access.js';
 
 const entry: AuditEntry = {
   principal: 'token:aaaaaaaaaaaa',
-  action: 'codec.decode',
+  action: 'decode',
   namespaces: ['orders'],
   subjects: ['/blobs/orders/common/x/y'],
   status: 200,

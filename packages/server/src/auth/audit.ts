@@ -2,7 +2,7 @@
  * Who did what, and when: a line in a file for the collector of logs, a row in the catalog for whoever asks later. Never
  * bytes of payloads.
  *
- *   {"at":"2026-11-23T12:00:00.000Z","principal":"token:k3v9x2m4abcd","action":"codec.decode","namespaces":["orders"],
+ *   {"at":"2026-11-23T12:00:00.000Z","principal":"token:k3v9x2m4abcd","action":"decode","namespaces":["orders"],
  *    "subjects":["/blobs/orders/common/sha256:…"],"status":200,"requestId":"4944351da13a-7","remote":"10.0.0.7"}
  *
  * The audit never fails a request: what could not be written is counted and logged.
@@ -15,7 +15,7 @@ import { AuditTable } from './audit-table.js';
 
 export interface AuditEntry {
   readonly principal: string;
-  /** As routes name it: `codec.decode`, `token.create`. */
+  /** As routes name it: `decode`, `cancel workflow`. */
   readonly action: string;
   readonly namespaces: readonly string[];
   /** Keys of blobs, ids of workflows or tokens. Behind the 100th only their number is kept. */

@@ -103,10 +103,10 @@ it('a token is made, shown once, listed, revoked, and all of that is in the audi
       status: 200,
     });
     expect(rows).toEqual([
-      done('token.create', id),
-      done('token.create', other.id),
-      done('token.revoke', id),
-      done('token.revoke', other.id),
+      done('create token', id),
+      done('create token', other.id),
+      done('revoke token', id),
+      done('revoke token', other.id),
     ]);
     const access = await openAccess({ url: postgres.url });
     await expect(access.tokens.verify(token ?? '')).rejects.toMatchObject({ code: 'UNAUTHENTICATED' });

@@ -68,7 +68,7 @@ Examples:
           grants: [{ namespaces: namespace, rights: right }],
           ...(expires === undefined ? {} : { expiresAt: new Date(Date.now() + expires) }),
         });
-        await record(access, 'token.create', made);
+        await record(access, 'create token', made);
         terminal.stdout.write(`${json ? JSON.stringify({ token: text, ...fieldsOf(made) }) : text}\n`);
         const until =
           made.expiresAt === undefined ? 'is good until it is revoked' : `expires ${made.expiresAt.toISOString()}`;
@@ -117,7 +117,7 @@ function addRevoke(token: Command, terminal: Terminal): void {
         if (revoked === undefined) {
           throw new LpsError('INVALID_ARGUMENT', 'there is no such token; "lps token list" shows those that there are');
         }
-        await record(access, 'token.revoke', revoked);
+        await record(access, 'revoke token', revoked);
         terminal.stderr.write(`lps: token ${id} (${escapeControls(revoked.name)}) is revoked\n`);
       }),
     );
