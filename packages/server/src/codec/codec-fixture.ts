@@ -46,13 +46,13 @@ export function plain(bytes: number | Uint8Array = 300): Payload {
 
 /** A payload's stand-ins, each as its own writer makes it. */
 export const kinds = {
-  async 'our driver'({ drivers }: World, payload: Payload) {
+  async 'our driver'({ drivers }: World, payload: Payload): Promise<Payload> {
     return byDriver(drivers[0] as StorageDriver, payload);
   },
-  async 'a Go claim'({ claimCheck }: World, payload: Payload) {
+  async 'a Go claim'({ claimCheck }: World, payload: Payload): Promise<Payload> {
     return formatClaim(await claimCheck.deposit(payload));
   },
-  async 'a v1 claim'({ store }: World, { metadata, data }: Payload) {
+  async 'a v1 claim'({ store }: World, { metadata, data }: Payload): Promise<Payload> {
     const bytes = data ?? new Uint8Array();
     const digest = `sha256:${createHash('sha256').update(bytes).digest('hex')}` as const;
     await store.put(v1ObjectName(digest), bytes, { digest, size: bytes.length });
@@ -66,7 +66,7 @@ export const kinds = {
     const marker = { 'temporal.io/remote-codec': Buffer.from('v1') };
     return { metadata: { ...claim.metadata, ...marker }, data: Buffer.from(JSON.stringify(withoutKey)) };
   },
-  async 'Temporal’s S3 driver'({ objects }: World, payload: Payload) {
+  async 'Temporal’s S3 driver'({ objects }: World, payload: Payload): Promise<Payload> {
     const client = {
       objectExists: async (bucket: string, key: string) => objects.has(`${bucket} ${key}`),
       putObject: async (bucket: string, key: string, data: Uint8Array) => void objects.set(`${bucket} ${key}`, data),
@@ -74,14 +74,14 @@ export const kinds = {
     };
     return byDriver(of122(new S3StorageDriver({ client, bucket: 'theirs' })), payload);
   },
-  async 'Temporal’s GCS driver'({ objects }: World, payload: Payload) {
+  async 'Temporal’s GCS driver'({ objects }: World, payload: Payload): Promise<Payload> {
     const client = {
       save: async (bucket: string, name: string, data: Uint8Array) => void objects.set(`${bucket} ${name}`, data),
       download: async () => new Uint8Array(),
     };
     return byDriver(of122(new GcsStorageDriver({ client, bucket: 'theirs' })), payload);
   },
-  async 'an early SDK'(world: World, payload: Payload) {
+  async 'an early SDK'(world: World, payload: Payload): Promise<Payload> {
     const now = await kinds['Temporal’s S3 driver'](world, payload);
     const { driverName, claimData } = JSON.parse(Buffer.from(now.data ?? []).toString()) as Record<string, unknown>;
     const data = Buffer.from(JSON.stringify({ driver_name: driverName, driver_claim: { claim_data: claimData } }));

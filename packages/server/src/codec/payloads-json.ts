@@ -26,8 +26,19 @@ export function parsePayloads(body: Buffer): Payload[] {
   return list.map((one, index) => payloadOf(one, `payload ${index + 1}`));
 }
 
-/** The answer in pieces of a few hundred kilobytes, so that nobody holds all of it as text. Empties the list on its way. */
+/** The answer in pieces of some hundred kilobytes, so that nobody holds all of it as text. Empties the list on its way. */
 export function* formatPayloads(payloads: Payload[]): Generator<string> {
+  let piece = '';
+  for (const more of tokensOf(payloads)) {
+    piece += more;
+    if (piece.length < chunkBytes) continue;
+    yield piece;
+    piece = '';
+  }
+  yield piece;
+}
+
+function* tokensOf(payloads: Payload[]): Generator<string> {
   yield '{"payloads":[';
   for (const [index, payload] of payloads.entries()) {
     if (index > 0) yield ',';

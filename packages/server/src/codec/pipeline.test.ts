@@ -168,9 +168,9 @@ describe('the limit of an answer', () => {
     const world = newWorld();
     const codec = codecOf(world, { maxResponseBytes: 100 * KiB });
     const lies = await Promise.all(
-      [30, 31, 32, 33].map(async (size) => {
+      [30, 31, 32, 33].map(async (size): Promise<Payload> => {
         const { metadata, data } = await kinds['Temporal’s S3 driver'](world, plain(size * KiB));
-        return { metadata, data };
+        return { metadata: metadata ?? {}, data: data ?? new Uint8Array() };
       }),
     );
     expect(await failure(codec.decode(lies.slice(0, 3), callOf(codec)))).toBe('none');
