@@ -235,7 +235,7 @@ describe('the table', () => {
     expect(refusals).toHaveLength(500); // 2000 may wait
     for (let n = 0; n < 11; n++) {
       statements[n]?.answer();
-      await expect.poll(() => statements.length).toBe(Math.min(n + 2, 11));
+      await expect.poll(() => statements.length, { timeout: 30_000 }).toBe(Math.min(n + 2, 11));
     }
     expect(statements.map(({ rows }) => rows)).toEqual([1, ...Array(10).fill(200)]);
     await Promise.all(inserts);

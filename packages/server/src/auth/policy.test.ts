@@ -61,6 +61,10 @@ describe('a policy', () => {
     expect(gives('when: { role: admin }', claims)).toBe(false);
     expect(gives('when: { __proto__.role: admin }', claims)).toBe(true); // an own claim of that name
     expect(gives('when: { __proto__.role: admin }', {})).toBe(false);
+    // as if something else had changed it
+    const inherited = Object.create({ role: 'admin' });
+    expect(gives('when: { role: admin }', inherited)).toBe(false);
+    expect(gives('when: { a.role: admin }', { a: inherited })).toBe(false);
     expect(Object.hasOwn(Object.prototype, 'role')).toBe(false);
   });
 

@@ -69,7 +69,7 @@ it('looks a few unknown ids up at a time, lets a few wait, and refuses the rest;
   expect(await cache.get('k1')).toMatchObject({ id: 'k1' });
   for (const later of ['c', 'd', 'e']) {
     answers.shift()?.();
-    await expect.poll(() => state.reads.at(-1)).toBe(later);
+    await expect.poll(() => state.reads.at(-1), { timeout: 30_000 }).toBe(later);
   }
   for (const answer of answers) answer();
   expect(await Promise.all(strangers)).toEqual(Array(6).fill(undefined));

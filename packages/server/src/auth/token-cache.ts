@@ -6,7 +6,7 @@
  * - Only ids that are in the table come in here. Unknown ones have a small place of their own, and only a few of them are
  *   looked up at a time: who makes ids up can neither push the records out nor keep Postgres busy.
  */
-import { isLpsError, LpsError } from '@large-payload/core';
+import { ByteLru, isLpsError, LpsError } from '@large-payload/core';
 import type { TokenRecord } from './token-records.js';
 import { within } from './token-waits.js';
 
@@ -37,8 +37,8 @@ const retryMs = 5000;
 export class TokenCache {
   readonly #options: Required<Omit<TokenCacheOptions, 'onOutage'>>;
   readonly #onOutage: (error: unknown) => void;
-  readonly #entries = new Map<string, Entry>();
-  readonly #unknown = new Map<string, number>();
+  readonly #entries: ByteLru<Entry>;
+  readonly #unknown: ByteLru<number>;
   readonly #lookups = new Map<string, Promise<TokenRecord | undefined>>();
   readonly #waiting: (() => void)[] = [];
   #running = 0;
@@ -48,6 +48,8 @@ export class TokenCache {
     const { onOutage = () => undefined, ...others } = options;
     this.#options = { maxRecords: 10_000, maxUnknown: 1000, maxLookups: 2, maxWaiting: 256, ...others };
     this.#onOutage = onOutage;
+    this.#entries = new ByteLru(this.#options.maxRecords);
+    this.#unknown = new ByteLru(this.#options.maxUnknown);
   }
 
   /** The token's record, `undefined` when there is none. Throws CATALOG_UNAVAILABLE, OVERLOADED. */
@@ -55,8 +57,6 @@ export class TokenCache {
     const now = this.#options.clock();
     const entry = this.#entries.get(id);
     if (entry === undefined) return isYoung(now, this.#unknown.get(id), freshMs) ? undefined : this.#lookUp(id);
-    this.#entries.delete(id);
-    this.#entries.set(id, entry); // the last used is the last to go
     if (isYoung(now, entry.seenAt, freshMs)) return entry.record;
     return isYoung(now, entry.seenAt, lastsMs) ? this.#refreshed(id, entry) : this.#lookUp(id);
   }
@@ -123,10 +123,10 @@ export class TokenCache {
     const record = await this.#options.find(id);
     if (record === undefined) {
       this.#entries.delete(id);
-      keep(this.#unknown, id, seenAt, this.#options.maxUnknown);
+      this.#unknown.set(id, seenAt, 1);
     } else {
       this.#unknown.delete(id);
-      keep(this.#entries, id, { record, seenAt }, this.#options.maxRecords);
+      this.#entries.set(id, { record, seenAt }, 1);
     }
     return record;
   }
@@ -135,11 +135,4 @@ export class TokenCache {
 /** A clock that was set back makes nothing young again. */
 function isYoung(now: number, since: number | undefined, forMs: number): boolean {
   return since !== undefined && now >= since && now - since < forMs;
-}
-
-function keep<V>(map: Map<string, V>, key: string, value: V, max: number): void {
-  map.delete(key);
-  map.set(key, value);
-  const oldest = map.size > max ? map.keys().next().value : undefined;
-  if (oldest !== undefined) map.delete(oldest);
 }

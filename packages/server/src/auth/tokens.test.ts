@@ -170,7 +170,9 @@ describe('a token', () => {
     const second = await make(new Date(now + dayMs));
     await access.tokens.verify(first.text);
     await expect
-      .poll(async () => (await access.tokens.list()).map(({ id, lastUsedOn }) => [id, typeof lastUsedOn]))
+      .poll(async () => (await access.tokens.list()).map(({ id, lastUsedOn }) => [id, typeof lastUsedOn]), {
+        timeout: 30_000,
+      })
       .toEqual([
         [second.id, 'undefined'],
         [first.id, 'string'],
