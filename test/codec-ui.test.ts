@@ -15,6 +15,7 @@ import {
 } from '@large-payload/test-components';
 import { DefaultLogger, Runtime } from '@temporalio/worker';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { askCodec } from './support/codec-client.ts';
 import {
   converterFor,
   type Kind,
@@ -101,12 +102,17 @@ describeWith(describe, 'Temporal’s Web UI', parts, ({ temporal, gateway, page,
   }
 
   it('says that a payload cannot be downloaded when it is no longer there', async () => {
-    const { workflowId, runId } = await run('s3');
+    const { workflowId, runId, payloads } = await run('s3');
     await forget(s3, gateway.bucket, workflowId);
     await openWorkflow(page, ui.url, { namespace, workflowId, runId });
     await pressDownload(page, 'Input');
     await panelSays(page, 'Input', 'Unable to download payload file.');
     await page.screenshot(join(artefacts, 'web-ui-missing.png'));
+    const { status, text } = await askCodec(service.url, 'download?preserveStorageRefs=true', payloads.slice(0, 1), {
+      'x-namespace': namespace,
+    });
+    // not 404, from which the page would tell that this codec server has no downloads
+    expect([status, text?.trim()]).toEqual([424, expect.stringMatching(/^[^\n]+$/)]);
   });
 
   it('says so when the codec server does not answer its origin', async () => {

@@ -10,7 +10,7 @@ import { S3StorageDriver } from '@temporalio/external-storage-s3';
 import { AwsSdkS3StorageDriverClient } from '@temporalio/external-storage-s3-aws-sdk';
 import { NativeConnection, Worker } from '@temporalio/worker';
 import type { Order, Reviewed, reviewed } from '../fixtures/codec-workflows.ts';
-import { countKinds } from './history.ts';
+import { countKinds, type FoundPayload, payloadsIn } from './history.ts';
 
 const workflowsPath = fileURLToPath(new URL('../fixtures/codec-workflows.ts', import.meta.url));
 
@@ -43,7 +43,8 @@ export interface RanWorkflow {
   readonly runId: string;
   readonly input: Order;
   readonly result: Reviewed;
-  /** Payloads in its history by kind (countKinds). */
+  /** Of its history, as they stand there; and their number by kind (countKinds). */
+  readonly payloads: readonly FoundPayload[];
   readonly counts: Record<string, number>;
 }
 
@@ -95,8 +96,9 @@ export async function runReviewed(
     const client = new Client({ connection, namespace, dataConverter });
     const handle = await client.workflow.start<typeof reviewed>('reviewed', { taskQueue, workflowId, args: [input] });
     const result = await worker.runUntil(handle.result());
-    const counts = countKinds(await handle.fetchHistory(), 0);
-    return { workflowId, runId: handle.firstExecutionRunId, input, result, counts };
+    const history = await handle.fetchHistory();
+    const [payloads, counts] = [[...payloadsIn(history)], countKinds(history, 0)];
+    return { workflowId, runId: handle.firstExecutionRunId, input, result, payloads, counts };
   } finally {
     await nativeConnection.close();
     await connection.close();
