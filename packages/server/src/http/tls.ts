@@ -36,11 +36,10 @@ export function renewTls(server: Server, paths: TlsPaths, log: Logger, everyMs =
   let seen: string | undefined;
   const look = async (): Promise<void> => {
     const now = await fingerprint(paths);
-    const isNew = seen !== undefined && now !== seen;
-    if (isNew) {
-      server.setSecureContext(await readTls(paths));
-      log.info('the certificate was renewed');
-    }
+    if (now === seen) return;
+    // also the first time: they may have changed since the start
+    server.setSecureContext(await readTls(paths));
+    if (seen !== undefined) log.info('the certificate was renewed');
     seen = now;
   };
   const attempt = (): void =>
