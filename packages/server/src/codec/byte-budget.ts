@@ -46,8 +46,8 @@ export class ByteBudget {
         const more = to - bytes;
         if (more <= 0) return;
         if (bytes === 0) await this.#wait(more, signal);
-        else if (this.#mayTake(more)) this.#free -= more;
-        else throw overloaded();
+        else if (more > this.#free) throw overloaded();
+        else this.#free -= more; // before those in the line, who have nothing to lose yet
         bytes += more;
         if (isReleased) shrink(0); // the client went while we waited
       },
@@ -59,13 +59,9 @@ export class ByteBudget {
     };
   }
 
-  #mayTake(bytes: number): boolean {
-    return this.#line.length === 0 && bytes <= this.#free;
-  }
-
   async #wait(bytes: number, signal: AbortSignal): Promise<void> {
     if (signal.aborted) throw new LpsError('ABORTED', 'the call was aborted', { cause: signal.reason });
-    if (this.#mayTake(bytes)) {
+    if (this.#line.length === 0 && bytes <= this.#free) {
       this.#free -= bytes;
       return;
     }

@@ -83,6 +83,8 @@ const MiB = 1024 * 1024;
 const batchBytes = 64 * 1024;
 /** What zlib makes of a byte at most. */
 const maxExpansion = 1032;
+/** Of a payload beside its data: metadata, mostly. */
+const overheadBytes = 1024;
 const fetchesAtOnce = 32;
 const fetchesPerRequest = 8;
 /** Of drivers that find out a size only when they have the bytes: 50 MiB each, for Temporal's own. */
@@ -201,9 +203,10 @@ class Pipeline implements Codec {
       all: reference.declaredBytes * indices.length,
     }));
     const inline = sumOf(payloads.map((one, index) => (references[index] === undefined ? payloadBytes(one) : 0)));
-    this.#checkLimit(inline + sumOf(declared.map(({ all }) => all)), call.hold.bytes);
+    this.#checkLimit(inline + sumOf(declared.map(({ all }) => all)), call.hold.bytes + uses.size * overheadBytes);
     const before = call.hold.bytes;
-    await call.hold.reach(before + Math.max(1, sumOf(declared.map(({ once }) => once))), call.signal);
+    // a size is that of the data: the rest of a payload is held, too
+    await call.hold.reach(before + sumOf(declared.map(({ once }) => once + overheadBytes)), call.signal);
     const fetched = await this.#fetchAll(payloads, [...uses.values()], inline, call);
     await call.hold.reach(before + sumOf(fetched.map(payloadBytes)), call.signal);
     const result = [...payloads];
