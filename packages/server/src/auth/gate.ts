@@ -7,8 +7,14 @@
  * A route without a rule fails at the start. Whether a blob exists is never looked at here, so absent and foreign ones
  * cannot be told apart.
  */
-import { LpsError, parseNamespace } from '@large-payload/core';
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import { isLpsError, LpsError, parseNamespace } from '@large-payload/core';
+import type {
+  FastifyInstance,
+  FastifyReply,
+  FastifyRequest,
+  onRequestHookHandler,
+  preHandlerHookHandler,
+} from 'fastify';
 import type { Access, Caller } from './access.js';
 import { bearerToken } from './credentials.js';
 import type { CallerLimits } from './limits.js';
@@ -47,28 +53,16 @@ export function registerGate(
       throw new LpsError('CONFIG_INVALID', `the route ${String(method)} ${url} says nothing of who may call it`);
   });
 
-  const guarded =
-    (decide: (request: FastifyRequest, reply: FastifyReply) => void | Promise<void>) =>
-    async (request: FastifyRequest, reply: FastifyReply): Promise<void> => {
-      try {
-        await decide(request, reply);
-      } catch (error) {
-        bodies.refuse(request, reply);
-        throw error;
-      }
-    };
-
-  const admit = async (request: FastifyRequest, reply: FastifyReply): Promise<void> => {
+  const admit = (request: FastifyRequest, reply: FastifyReply): void | Promise<void> => {
     const access = accessOf(request);
-    if (access === 'public') return;
-    const principal = authenticator === undefined ? anonymous : await authenticated(authenticator, request, reply);
-    if (limits !== undefined) {
-      const release = limits.enter(principal);
-      reply.raw.once('close', release);
-    }
-    const right = access === 'known' ? undefined : access.right;
-    request.caller = new RequestCaller(principal, right, statedNamespace(request));
-    if (right !== undefined && !maySomewhere(principal, right)) throw forbidden(right);
+    if (access === 'public') return undefined;
+    const enter = (principal: Principal): void => {
+      if (limits !== undefined) leaveWhenOver(limits.enter(principal), request, reply);
+      const right = access === 'known' ? undefined : access.right;
+      request.caller = new RequestCaller(principal, right, statedNamespace(request));
+      if (right !== undefined && !maySomewhere(principal, right)) throw forbidden(right);
+    };
+    return authenticator === undefined ? enter(anonymous) : authenticated(authenticator, request, reply).then(enter);
   };
 
   const decide = (request: FastifyRequest): void => {
@@ -81,8 +75,35 @@ export function registerGate(
     else caller.require(over);
   };
 
-  app.addHook('onRequest', guarded(admit));
-  app.addHook('preHandler', guarded(decide));
+  app.addHook('onRequest', hookOf(admit, bodies));
+  app.addHook('preHandler', hookOf(decide, bodies));
+}
+
+/** A hook that refuses when `decide` throws; where nobody is asked who he is, it costs no turn of the event loop. */
+function hookOf(
+  decide: (request: FastifyRequest, reply: FastifyReply) => void | Promise<void>,
+  bodies: RefusedBodies,
+): onRequestHookHandler & preHandlerHookHandler {
+  return (request, reply, done) => {
+    const refuse = (error: Error): void => {
+      bodies.refuse(request, reply);
+      done(error);
+    };
+    let decided: void | Promise<void>;
+    try {
+      decided = decide(request, reply);
+    } catch (error) {
+      return refuse(error as Error);
+    }
+    if (decided === undefined) done();
+    else decided.then(() => done(), refuse);
+  };
+}
+
+/** Also for a client that went away while he was asked who he is. */
+function leaveWhenOver(leave: () => void, request: FastifyRequest, reply: FastifyReply): void {
+  if (request.raw.socket.destroyed) leave();
+  else reply.raw.once('close', leave);
 }
 
 /** What nobody routed is answered by the one who says that there is no such route: that is no secret. */
@@ -98,7 +119,7 @@ async function authenticated(
   try {
     return await authenticator.authenticate(bearerToken(request.headers.authorization));
   } catch (error) {
-    reply.header('www-authenticate', 'Bearer');
+    if (isLpsError(error, 'UNAUTHENTICATED')) reply.header('www-authenticate', 'Bearer');
     throw error;
   }
 }

@@ -1,10 +1,13 @@
+import type { Server } from 'node:http';
+import { promisify } from 'node:util';
 import { type BlobStore, type Clock, digestOf, keyFor, memoryStore, systemClock } from '@large-payload/core';
 import { describe, expect, it, vi } from 'vitest';
-import { request, startApp } from '../http/testing.js';
+import { RawConnection, request, startApp } from '../http/testing.js';
 import { CallerLimits } from './limits.js';
 import { anonymous } from './principal.js';
 
 const caller = (id: string) => ({ ...anonymous, id });
+const connections = (server: Server): Promise<number> => promisify(server.getConnections.bind(server))();
 const limited = expect.objectContaining({ code: 'RATE_LIMITED', retryable: true });
 
 describe('limits of a caller', () => {
@@ -42,6 +45,35 @@ describe('limits of a caller', () => {
     leave?.();
     limits.enter(caller('a'));
     expect(() => limits.enter(caller('a'))).toThrow(limited);
+  });
+
+  it('are given back when a client goes away while he is asked who he is', async () => {
+    const limits = new CallerLimits({ rate: 0, concurrency: 1 });
+    let isSlow = true;
+    let asked = (): void => {};
+    const isAsked = new Promise<void>((resolve) => {
+      asked = resolve;
+    });
+    let answer = (): void => {};
+    const isAnswered = new Promise<void>((resolve) => {
+      answer = resolve;
+    });
+    const authenticate = async (id: string) => {
+      asked();
+      if (isSlow) await isAnswered;
+      return caller(id);
+    };
+    const app = await startApp({ gate: { authenticator: { authenticate }, limits } });
+    const connection = await RawConnection.open(app.port);
+    await connection.write('GET /version HTTP/1.1\r\nhost: x\r\nauthorization: Bearer a\r\n\r\n');
+    await isAsked;
+    connection.destroy();
+    await vi.waitUntil(async () => (await connections(app.server.server)) === 0, { interval: 5 });
+    isSlow = false;
+    answer();
+    const { status } = await request(app.port, '/version', { headers: { authorization: 'Bearer a' } });
+    expect(status).toBe(200);
+    await app.close();
   });
 
   it('are told with 429 and when to come again, and given back when a request ends, however it does', async () => {
