@@ -347,7 +347,7 @@ describe('keys in a file', () => {
   });
 
   it.each(['{', '{}', '{"keys":[]}', '[]', 'x'.repeat(300_000)])(
-    'must be right at the start: %.20s',
+    'must be right at the start: file %#',
     async (content) => {
       await writeFile(path, content);
       await expect(open({ jwks: path })).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
