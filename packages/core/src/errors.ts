@@ -42,6 +42,8 @@ const kinds = {
   STORE_REFUSED: { status: 503, retryable: false },
   CATALOG_UNAVAILABLE: { status: 503, retryable: true },
   SERVICE_UNREACHABLE: { status: 503, retryable: true },
+  TEMPORAL_UNAVAILABLE: { status: 503, retryable: true },
+  TEMPORAL_REFUSED: { status: 503, retryable: false },
   STORE_FULL: { status: 507, retryable: false },
 } as const satisfies Record<string, ErrorKind>;
 
