@@ -25,7 +25,7 @@ export interface CodecRoutesOptions {
   readonly corsOrigins: readonly string[];
   /** Larger bodies are refused, in bytes. Default what a full answer has, and never more than the codec's memory for bodies. */
   readonly maxRequestBytes?: number;
-  /** Readers that are too slow for it are cut off: what they read is held in memory. */
+  /** Clients that are too slow for it are cut off: what they send and read is held in memory. */
   readonly pace?: ConstructorParameters<typeof PaceMonitor>[0];
 }
 
@@ -66,9 +66,10 @@ export function registerCodec(app: FastifyInstance, options: CodecRoutesOptions)
       preParsing: async (request, reply, body) => {
         requireJson(request);
         const hold = codec.bodies.hold();
-        const signal = untilGone(reply);
-        reply.raw.once('close', hold.release);
-        await hold.reach(announcedBytes(request, bodyLimit), signal);
+        const ending = endingOf(reply);
+        ending.onEnd(hold.release);
+        await hold.reach(announcedBytes(request, bodyLimit), ending.gone);
+        watchSender(request, reply, pace);
         // app.ts leaves it to the routes to ask for the body
         if (request.headers.expect !== undefined) reply.raw.writeContinue();
         return body;
@@ -95,7 +96,7 @@ async function answer(
   const body = request.body;
   if (!Buffer.isBuffer(body)) throw new LpsError('INVALID_ARGUMENT', 'the body must be JSON');
   const hold = codec.answers.hold();
-  reply.raw.once('close', hold.release);
+  endingOf(reply).onEnd(hold.release);
   const call = callOf(request, reply, hold);
   const preserveStorageRefs =
     parseQuery(request.raw.url ?? '')
@@ -104,7 +105,7 @@ async function answer(
   const payloads = parsePayloads(body);
   request.body = undefined; // its memory is needed for other things
   const changed = await codec[verb](payloads, { ...call, preserveStorageRefs });
-  watch(reply, pace);
+  watchReader(reply, pace);
   return reply
     .code(200)
     .headers({
@@ -120,7 +121,7 @@ function callOf(request: FastifyRequest, reply: FastifyReply, hold: Hold): Codec
   const namespace = caller == null ? statedNamespace(request) : caller.namespace;
   return {
     hold,
-    signal: untilGone(reply),
+    signal: endingOf(reply).gone,
     namespace,
     note(subjects) {
       request.auditSubjects = [...(request.auditSubjects ?? []), ...subjects].slice(0, maxSubjects);
@@ -145,25 +146,53 @@ function statedNamespace(request: FastifyRequest): string | undefined {
   return stated === undefined ? undefined : parseNamespace(stated);
 }
 
-/** Aborted when the client goes away before it has its answer. */
-function untilGone({ raw }: FastifyReply): AbortSignal {
+/** The end of a request: its answer was sent, or its client went away. */
+interface Ending {
+  /** Aborted when the client went away before he had his answer. */
+  readonly gone: AbortSignal;
+  onEnd(run: () => void): void;
+}
+
+const endings = new WeakMap<FastifyReply['raw'], Ending>();
+
+function endingOf({ raw }: FastifyReply): Ending {
+  const known = endings.get(raw);
+  if (known !== undefined) return known;
   const controller = new AbortController();
+  const runs: (() => void)[] = [];
   raw.once('close', () => {
     if (!raw.writableFinished) controller.abort(new LpsError('ABORTED', 'the client went away'));
+    for (const run of runs) run();
   });
-  return controller.signal;
+  const ending = { gone: controller.signal, onEnd: (run: () => void): void => void runs.push(run) };
+  endings.set(raw, ending);
+  return ending;
+}
+
+/** Cuts off whoever does not send what he announced: memory is held for it. */
+function watchSender({ raw: request }: FastifyRequest, reply: FastifyReply, pace: PaceMonitor): void {
+  const { socket } = request;
+  const before = socket.bytesRead;
+  const unwatch = pace.watch({
+    progress: () => socket.bytesRead - before,
+    waitsForClient: () => !request.complete,
+    tooSlow: () => void socket.destroy(),
+  });
+  request.once('end', unwatch);
+  endingOf(reply).onEnd(unwatch);
 }
 
 /** Cuts off whoever does not read: his answer takes memory from others. */
-function watch({ raw }: FastifyReply, pace: PaceMonitor): void {
+function watchReader(reply: FastifyReply, pace: PaceMonitor): void {
+  const { raw } = reply;
   const { socket } = raw;
   const before = socket?.bytesWritten ?? 0;
   const unwatch = pace.watch({
     progress: () => (socket?.bytesWritten ?? 0) - before,
     waitsForClient: () => raw.writableNeedDrain,
-    tooSlow: () => void raw.destroy(),
+    tooSlow: () => void socket?.destroy(),
   });
-  raw.once('close', unwatch);
+  endingOf(reply).onEnd(unwatch);
 }
 
 function requireJson({ headers }: FastifyRequest): void {
