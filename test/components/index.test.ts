@@ -11,6 +11,7 @@ import {
   freePorts,
   openContainer,
   openS3Client,
+  pythonWith,
   requireOrSkip,
   skipped,
   spawnLogged,
@@ -190,6 +191,16 @@ describe('a component that is missing', () => {
     const log = vi.spyOn(console, 'log').mockImplementation(() => {});
     expect(requireOrSkip('s3')).toBeUndefined();
     expect(log).toHaveBeenCalledExactlyOnceWith(expect.stringMatching(/^skipped: s3: .*npm run components/));
+  });
+
+  it('is skipped so when it is a Python, too, unless LPS_REQUIRE names that', async () => {
+    vi.stubEnv('PATH', tempDir('empty-path'));
+    vi.stubEnv('LPS_REQUIRE', 's3');
+    const log = vi.spyOn(console, 'log').mockImplementation(() => {});
+    expect(await pythonWith(['temporalio'])).toBeUndefined();
+    expect(log).toHaveBeenCalledExactlyOnceWith(expect.stringMatching(/^skipped: python: .*ENOENT/));
+    vi.stubEnv('LPS_REQUIRE', 'python');
+    await expect(pythonWith(['temporalio'])).rejects.toThrow('LPS_REQUIRE names python, but: ');
   });
 
   it('fails the run when LPS_REQUIRE names it', () => {
