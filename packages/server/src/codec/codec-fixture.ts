@@ -10,10 +10,31 @@ import { encodeReferencePayload } from '@temporalio/common/lib/internal-non-work
 import { GcsStorageDriver } from '@temporalio/external-storage-gcs';
 import { S3StorageDriver } from '@temporalio/external-storage-s3';
 import { type Answer, request } from '../http/testing.js';
+import type { CodecConfig } from './configured.js';
 import { type CodecHandlerOptions, codecRoutes } from './handler.js';
 import { parsePayloads } from './payloads-json.js';
 
 export const namespace = 'orders';
+
+/** What `lps serve` has when nothing is set, but for a low threshold. */
+export const codecConfig: CodecConfig = {
+  codecPreStorage: [],
+  codecPostStorage: [],
+  codecKeys: undefined,
+  codecKeyId: undefined,
+  codecDeterministic: false,
+  codecThresholdBytes: 1000,
+  codecClaims: 'driver',
+  codecResponseBytes: 64 * 1024 * 1024,
+  codecMemoryBytes: 256 * 1024 * 1024,
+  temporalS3Buckets: [],
+  temporalGcsBuckets: [],
+  s3Region: undefined,
+  s3Endpoint: undefined,
+  s3PathStyle: undefined,
+  gcsEndpoint: undefined,
+  v1Namespace: undefined,
+};
 
 export interface World {
   readonly store: BlobStore;

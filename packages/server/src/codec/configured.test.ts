@@ -5,33 +5,14 @@ import { EncryptionCodec, LargePayloadDriver } from '@large-payload/temporal';
 import { tempDir } from '@large-payload/test-components';
 import type { Payload } from '@temporalio/common';
 import { describe, expect, it } from 'vitest';
-import { byDriver, kinds, namespace, newWorld, plain } from './codec-fixture.js';
+import { byDriver, codecConfig, kinds, namespace, newWorld, plain } from './codec-fixture.js';
 import { parseKeys } from './codec-modules.js';
 import { type CodecConfig, type OpenedCodec, openCodec } from './configured.js';
 import type { CodecCall } from './pipeline.js';
 
 const MiB = 1024 * 1024;
-const standard: CodecConfig = {
-  codecPreStorage: [],
-  codecPostStorage: [],
-  codecKeys: undefined,
-  codecKeyId: undefined,
-  codecDeterministic: false,
-  codecThresholdBytes: 1000,
-  codecClaims: 'driver',
-  codecResponseBytes: 64 * MiB,
-  codecMemoryBytes: 256 * MiB,
-  temporalS3Buckets: [],
-  temporalGcsBuckets: [],
-  s3Region: undefined,
-  s3Endpoint: undefined,
-  s3PathStyle: undefined,
-  gcsEndpoint: undefined,
-  v1Namespace: undefined,
-};
-
 function open(config: Partial<CodecConfig> = {}, store = memoryStore()): Promise<OpenedCodec> {
-  return openCodec({ ...standard, ...config }, store);
+  return openCodec({ ...codecConfig, ...config }, store);
 }
 
 function callOf({ codec }: OpenedCodec): CodecCall {
