@@ -2,7 +2,7 @@
 import { once } from 'node:events';
 import { createServer, type RequestListener } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { type CryptoKey, exportJWK, generateKeyPair, type JWK, type JWTPayload, SignJWT } from 'jose';
+import { type CryptoKey, exportJWK, generateKeyPair, type JWK, SignJWT } from 'jose';
 
 export interface IssuerKey {
   readonly kid: string;
@@ -65,7 +65,7 @@ export async function openIssuer(keys: JWK[] = []): Promise<Issuer> {
 export const rightClaims = { iss: 'https://login.example', aud: 'lps', sub: 'ada' };
 
 /** A token that is right unless `claims` (`undefined` leaves one out) or `header` say otherwise; good for 5 minutes. */
-export function sign(key: IssuerKey, nowMs: number, claims: JWTPayload = {}, header: object = {}): Promise<string> {
+export function sign(key: IssuerKey, nowMs: number, claims: object = {}, header: object = {}): Promise<string> {
   const all = { ...rightClaims, exp: Math.floor(nowMs / 1000) + 300, ...claims };
   const given = Object.fromEntries(Object.entries(all).filter(([, value]) => value !== undefined));
   const { kid, alg } = key;
