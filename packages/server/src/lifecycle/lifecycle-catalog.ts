@@ -57,6 +57,8 @@ export interface Permission {
   readonly blobNamespace: string;
   /** M1.start − G, of the earliest M1. */
   readonly untouchedSince: Date;
+  /** M1.start, of the earliest M1: only what was quarantined before it may be retired, so both marks are fresh. */
+  readonly firstMarkStartedAt: Date;
   /** The marks that it follows from. */
   readonly marks: readonly bigint[];
 }
@@ -127,16 +129,17 @@ export interface LifecycleCatalog {
     kind: HolderKind['name'],
     found: readonly { readonly id: string; readonly isClosed: boolean }[],
   ): Promise<HolderRow[]>;
-  /** In one transaction: edges, cursor, and whether it is done. */
+  /** In one transaction: edges, cursor, whether it is done, and that this mark has scanned it. Without a cursor the old one stays. */
   saveScan(
+    mark: Mark,
     holder: HolderRow,
-    scan: { readonly edges: readonly Edge[]; readonly cursor: string; readonly isClosed: boolean },
+    scan: { readonly edges: readonly Edge[]; readonly cursor?: string | undefined; readonly isDone: boolean },
   ): Promise<void>;
   /** Those that this mark has neither seen nor scanned, and that are not known to be gone; in the order of ids, behind `after`. */
   unseenHolders(mark: Mark, after: bigint, limit: number): Promise<HolderRow[]>;
   /** Those seen by this mark that are not done and not yet scanned by it; as above. */
   unscannedHolders(mark: Mark, after: bigint, limit: number): Promise<HolderRow[]>;
-  /** NotFound by id. `beforeFirstScan` says that its edges were never known. */
+  /** NotFound by id. */
   markGone(holder: HolderRow): Promise<void>;
   /** Removes holders that have been gone for so long, and their edges; at most `limit`. Returns how many. */
   forgetGone(lingerMs: number, limit: number): Promise<number>;
@@ -158,7 +161,7 @@ export interface LifecycleCatalog {
   candidates(permission: Permission, after: bigint, limit: number): Promise<SweptBlob[]>;
   /** One conditional UPDATE: those of the blobs that are live, untouched, unheld, unpinned and without a lease. Returns them. */
   quarantine(fence: Fence, permission: Permission, ids: readonly bigint[]): Promise<SweptBlob[]>;
-  /** Quarantined for at least `quarantineMs`, as `candidates`. */
+  /** Quarantined for at least `quarantineMs` and before `firstMarkStartedAt`, otherwise as `candidates`. */
   condemned(permission: Permission, quarantineMs: number, after: bigint, limit: number): Promise<SweptBlob[]>;
   /** The same check again, then `deleting`, and a row in `retired_object`, in one transaction. */
   retire(fence: Fence, permission: Permission, quarantineMs: number, ids: readonly bigint[]): Promise<SweptBlob[]>;
@@ -174,6 +177,9 @@ export interface LifecycleCatalog {
   blobNamespaces(): Promise<string[]>;
   /** Quarantined blobs that a GET or HEAD has revived since a time. */
   revivedSince(since: Date): Promise<number>;
+  /** Counts the rounds of the collection up, and returns how many there were. The store keeps the same number. */
+  nextRound(fence: Fence): Promise<bigint>;
+  rounds(): Promise<bigint>;
 
   // why
   holdersOf(
