@@ -2,7 +2,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { readFile, writeFile } from 'node:fs/promises';
 import http from 'node:http';
-import { deflateSync } from 'node:zlib';
+import { deflateSync, gzipSync } from 'node:zlib';
 import { ClaimCheck, formatClaim, openHttpStore } from '@large-payload/core';
 import { tempDir } from '@large-payload/test-components';
 import type { Payload } from '@temporalio/common';
@@ -48,12 +48,17 @@ interface Answer {
 }
 
 /** The answer goes into a hash: here, too, nobody needs all of it at once. */
-async function post({ port, pid }: RunningService, path: string, body: string): Promise<Answer> {
+async function post(
+  { port, pid }: RunningService,
+  path: string,
+  body: string | Buffer,
+  more: http.OutgoingHttpHeaders = {},
+): Promise<Answer> {
   await writeFile(`/proc/${pid}/clear_refs`, '5'); // the high-water mark begins anew
   const before = await statusMiB(pid, 'VmRSS');
   const hash = createHash('sha256');
   const { status, text } = await new Promise<{ status: number; text: string }>((resolve, reject) => {
-    const headers = { 'content-type': 'application/json' };
+    const headers = { 'content-type': 'application/json', ...more };
     const sent = http.request({ host: '127.0.0.1', port, path, method: 'POST', headers }, (response) => {
       let text = '';
       response.on('data', (chunk: Buffer) => {
@@ -104,6 +109,18 @@ it('lets requests wait for the memory of others', async () => {
   expect(Math.max(...answers.map(({ roseMiB }) => roseMiB))).toBeLessThan(boundMiB);
 });
 
+it('lets bodies wait as well', async () => {
+  service = await startService({ dataDir });
+  const running = service;
+  const inline = payloads.slice(0, 45);
+  const [body, sha256] = [bodyOf(inline), sha256Of(inline)];
+  const answers = await Promise.all(Array.from({ length: 6 }, () => post(running, '/decode', body)));
+  expect(new Set(answers.map(({ status, sha256 }) => `${status} ${sha256}`))).toEqual(new Set([`200 ${sha256}`]));
+  expect(Math.max(...answers.map(({ roseMiB }) => roseMiB))).toBeLessThan(boundMiB);
+  const tooLarge = await post(running, '/decode', bodyOf(payloads.slice(0, 60)));
+  expect(tooLarge).toMatchObject({ status: 413, text: `the request body has more than ${64 * MiB} bytes` });
+});
+
 it('answers them where it is allowed to, in the memory that it was given for it', async () => {
   service = await startService({ dataDir, args: ['--codec-response-bytes', '256MiB'] });
   const expected = sha256Of(payloads);
@@ -126,6 +143,10 @@ it('refuses bombs within it', async () => {
   const together = await Promise.all(Array.from({ length: 16 }, () => post(running, '/decode', bodyOf([bomb]))));
   expect(new Set(together.map(({ status }) => status))).toEqual(new Set([413]));
   expect(Math.max(...together.map(({ roseMiB }) => roseMiB))).toBeLessThan(boundWithCodecsMiB);
+  const packed = gzipSync(Buffer.alloc(256 * MiB, '['));
+  const gzip = await post(running, '/decode', packed, { 'content-encoding': 'gzip' });
+  expect(gzip).toMatchObject({ status: 400, text: 'the body must not be compressed' });
+  expect(gzip.roseMiB).toBeLessThan(50);
   for (const body of ['['.repeat(20 * MiB), `{"payloads":[${'{},'.repeat(7 * MiB)}{}]}`]) {
     const answer = await post(service, '/decode', body);
     expect([answer.status, answer.text]).toEqual([
