@@ -24,7 +24,8 @@ export interface Principal {
 /** Whoever calls where nobody is asked who he is. */
 export const anonymous: Principal = { id: 'anonymous', grants: [{ namespaces: ['*'], rights }] };
 
-/** Finds out who a bearer token stands for. Throws UNAUTHENTICATED; CATALOG_UNAVAILABLE when that cannot be known now. */
+/** Finds out who a bearer token stands for. Throws UNAUTHENTICATED; CATALOG_UNAVAILABLE,
+ * TRY_AGAIN and OVERLOADED when that cannot be known now. */
 export interface Authenticator {
   authenticate(token: string): Promise<Principal>;
 }

@@ -123,12 +123,12 @@ export interface LifecycleCatalog {
   /** After an operator's word: takes the new identity, and forgets holders, edges and marks of the old one. */
   acceptIdentity(namespace: KnownNamespace, identity: Identity): Promise<void>;
   beginMark(fence: Fence, namespace: KnownNamespace, retentionMs: number): Promise<Mark>;
-  /** Notes that a mark saw these; new ones get a row. In the order given. At most 1,000. */
+  /** Notes that a mark saw these; new ones get a row. At most 1,000. Returns how many of them this mark had not seen before. */
   noteHolders(
     mark: Mark,
     kind: HolderKind['name'],
     found: readonly { readonly id: string; readonly isClosed: boolean }[],
-  ): Promise<HolderRow[]>;
+  ): Promise<number>;
   /** In one transaction: edges, cursor, whether it is done, and that this mark has scanned it. Without a cursor the old one stays. */
   saveScan(
     mark: Mark,

@@ -1,0 +1,90 @@
+/**
+ * What a pair of complete marks permits (gc.md, rule 4). Pure: every decision about time is here.
+ *
+ *   ──M1.start──M1.end────≥ 2V────M2.start──M2.end──►         M2.end − M1.start + V < R
+ *        └ G before it: what was touched since then is kept
+ */
+import type { KnownNamespace, Mark, NamespaceName, Permission } from './lifecycle-catalog.js';
+
+/** All in ms. */
+export interface LifecycleTimes {
+  /** G: how long a touch protects. */
+  readonly graceMs: number;
+  /** Q: between quarantine and deletion. */
+  readonly quarantineMs: number;
+  /** V: how late a list may show what was created. */
+  readonly visibilityMs: number;
+  /** D beyond two marks and 2V: how long the edges of a holder outlive it. */
+  readonly lingerMs: number;
+}
+
+/** The marks of one Temporal namespace that answers for a blob namespace, the newest first. */
+export interface MarkedNamespace {
+  readonly namespace: NamespaceName;
+  /** Absent: it was never marked. */
+  readonly known?: KnownNamespace;
+  readonly marks: readonly Mark[];
+}
+
+export type Judgement =
+  | { readonly permission: Permission; readonly missing?: never }
+  /** What is still missing, one line each, for the operator. */
+  | { readonly permission?: never; readonly missing: readonly string[] };
+
+/** `answering` are all Temporal namespaces that may hold blobs of the blob namespace. */
+export function permissionFor(
+  blobNamespace: string,
+  answering: readonly MarkedNamespace[],
+  times: LifecycleTimes,
+): Judgement {
+  if (answering.length === 0) return { missing: ['no cluster answers for this namespace'] };
+  const judged = answering.map((one) => ({ one, pair: pairOf(one.marks, times) }));
+  const missing = judged.flatMap(({ one, pair }) => (pair === undefined ? [whyNoPair(one, times)] : []));
+  if (missing.length > 0) return { missing };
+  const pairs = judged.flatMap(({ pair }) => pair ?? []);
+  const firstMarkStartedAt = new Date(Math.min(...pairs.map(({ first }) => first.startedAt.getTime())));
+  return {
+    permission: {
+      blobNamespace,
+      firstMarkStartedAt,
+      untouchedSince: new Date(firstMarkStartedAt.getTime() - times.graceMs),
+      marks: pairs.flatMap(({ first, second }) => [first.id, second.id]),
+    },
+  };
+}
+
+interface Pair {
+  readonly first: Mark;
+  readonly second: Mark;
+}
+
+/** The youngest pair: with it most blobs have been untouched for long enough, and quarantined before it. */
+function pairOf(marks: readonly Mark[], times: LifecycleTimes): Pair | undefined {
+  const complete = marks.filter(({ isComplete, endedAt }) => isComplete && endedAt !== undefined);
+  for (const [index, second] of complete.entries()) {
+    const first = complete.slice(index + 1).find((candidate) => isPair(candidate, second, times));
+    if (first !== undefined) return { first, second };
+  }
+  return undefined;
+}
+
+function isPair(first: Mark, second: Mark, { visibilityMs }: LifecycleTimes): boolean {
+  if (first.endedAt === undefined || second.endedAt === undefined) return false;
+  const gapMs = second.startedAt.getTime() - first.endedAt.getTime();
+  const spanMs = second.endedAt.getTime() - first.startedAt.getTime();
+  return gapMs >= 2 * visibilityMs && spanMs + visibilityMs < Math.min(first.retentionMs, second.retentionMs);
+}
+
+function whyNoPair({ namespace, marks }: MarkedNamespace, times: LifecycleTimes): string {
+  const name = `${namespace.cluster}/${namespace.name}`;
+  const [latest] = marks;
+  if (latest === undefined) return `${name}: it has not been marked yet`;
+  if (!latest.isComplete) return `${name}: the last mark is not complete: ${latest.gaps.join('; ')}`;
+  const complete = marks.filter(({ isComplete }) => isComplete);
+  if (complete.length < 2) return `${name}: one more complete mark is needed`;
+  const spanMs = (latest.endedAt?.getTime() ?? 0) - latest.startedAt.getTime();
+  if (2 * spanMs + 3 * times.visibilityMs >= latest.retentionMs) {
+    return `${name}: two marks take longer than the retention of ${latest.retentionMs / 3_600_000} h; make it longer, or raise requests-per-second`;
+  }
+  return `${name}: two complete marks, ${(2 * times.visibilityMs) / 1000} s apart and within the retention, are needed`;
+}
