@@ -24,7 +24,7 @@ interface Example {
 }
 
 const octets = { 'content-type': 'application/octet-stream' };
-const json = (value: unknown): Pick<RequestOptions, 'headers' | 'body'> => {
+const json = (value: unknown): Required<Pick<RequestOptions, 'headers' | 'body'>> => {
   const body = Buffer.from(JSON.stringify(value));
   return { headers: { 'content-type': 'application/json', 'content-length': body.length }, body };
 };
