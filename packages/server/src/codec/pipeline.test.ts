@@ -306,6 +306,48 @@ describe('memory and turns', () => {
   });
 });
 
+describe('what nobody knows the size of', () => {
+  it('is fetched by a few at a time, of all requests together', async () => {
+    const atOnce = counter();
+    const slow: StorageDriver = {
+      name: 'slow',
+      type: 'slow',
+      store: async () => [],
+      retrieve: (_context, claims) => atOnce.run(async () => claims.map(() => plain(10))),
+    };
+    const codec = codecOf({ ...newWorld(), drivers: [slow] });
+    const references = Array.from({ length: 20 }, (_, index) => formatReference('slow', { key: `${index}` }, 10));
+    await Promise.all([1, 2, 3].map(() => codec.download(references, callOf(codec))));
+    expect(atOnce.most).toBe(4);
+  });
+
+  it('is unpacked by as few codecs at a time as the memory has answers', async () => {
+    const atOnce = counter();
+    const preStorage = [
+      { encode: async (all: Payload[]) => all, decode: (all: Payload[]) => atOnce.run(async () => all) },
+    ];
+    const sizes = { maxResponseBytes: 64 * MiB, maxMemoryBytes: 200 * MiB };
+    const codec = codecOf(newWorld(), { preStorage, ...sizes });
+    await Promise.all(Array.from({ length: 20 }, () => codec.decode([plain(10)], callOf(codec))));
+    expect(atOnce.most).toBe(3);
+  });
+});
+
+/** How many of its tasks ran at the same time. */
+function counter(): { most: number; run<T>(task: () => Promise<T>): Promise<T> } {
+  let running = 0;
+  return {
+    most: 0,
+    async run(task) {
+      running += 1;
+      this.most = Math.max(this.most, running);
+      await new Promise((resolve) => setImmediate(resolve));
+      running -= 1;
+      return task();
+    },
+  };
+}
+
 describe('references', () => {
   it('are resolved or refused, whatever they say, and no prototype changes', async () => {
     const world = newWorld();
