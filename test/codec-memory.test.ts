@@ -11,6 +11,7 @@ import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
 import { payloadToJson } from './support/codec-client.ts';
 import { type RunningService, startService } from './support/service.ts';
 
+const onLinux = it.skipIf(process.platform !== 'linux'); // which shows a process's memory in /proc
 const MiB = 1024 * 1024;
 const count = 200;
 /** docs/codec-server.md: twice `--codec-memory-bytes`, and once more where codecs unpack. */
@@ -87,7 +88,7 @@ function sha256Of(some: readonly Payload[]): string {
   return hash.update(']}').digest('hex');
 }
 
-it('refuses 200 claims of 1 MiB in a line that says what to do, before it reads any', async () => {
+onLinux('refuses 200 claims of 1 MiB in a line that says what to do, before it reads any', async () => {
   service = await startService({ dataDir });
   const answer = await post(service, '/decode', bodyOf(claims));
   expect(answer).toMatchObject({
@@ -100,7 +101,7 @@ it('refuses 200 claims of 1 MiB in a line that says what to do, before it reads 
   expect(some.roseMiB).toBeLessThan(boundMiB);
 });
 
-it('lets requests wait for the memory of others', async () => {
+onLinux('lets requests wait for the memory of others', async () => {
   service = await startService({ dataDir });
   const sixty = { body: bodyOf(claims.slice(0, 60)), sha256: sha256Of(payloads.slice(0, 60)) };
   const running = service;
@@ -109,7 +110,7 @@ it('lets requests wait for the memory of others', async () => {
   expect(Math.max(...answers.map(({ roseMiB }) => roseMiB))).toBeLessThan(boundMiB);
 });
 
-it('lets bodies wait as well', async () => {
+onLinux('lets bodies wait as well', async () => {
   service = await startService({ dataDir });
   const running = service;
   const inline = payloads.slice(0, 45);
@@ -121,7 +122,7 @@ it('lets bodies wait as well', async () => {
   expect(tooLarge).toMatchObject({ status: 413, text: `the request body has more than ${64 * MiB} bytes` });
 });
 
-it('answers them where it is allowed to, in the memory that it was given for it', async () => {
+onLinux('answers them where it is allowed to, in the memory that it was given for it', async () => {
   service = await startService({ dataDir, args: ['--codec-response-bytes', '256MiB'] });
   const expected = sha256Of(payloads);
   for (let round = 0; round < 2; round += 1) {
@@ -131,7 +132,7 @@ it('answers them where it is allowed to, in the memory that it was given for it'
   }
 });
 
-it('refuses bombs within it', async () => {
+onLinux('refuses bombs within it', async () => {
   service = await startService({ dataDir, args: ['--codec-pre-storage', 'zlib'] });
   const bomb = zlibOf(256 * MiB);
   for (const some of [[bomb], Array<Payload>(10).fill(bomb), Array<Payload>(5000).fill(zlibOf(MiB))]) {

@@ -19,6 +19,7 @@ import {
 } from '@large-payload/core';
 import type { Payload, PayloadCodec, StorageDriver } from '@temporalio/common';
 import { ByteBudget, type Hold } from './byte-budget.js';
+import { batchesOf, maxUnpackedBytes, runCodec } from './codec-batches.js';
 import { CodecError, failureOf } from './codec-error.js';
 import { isPayload, payloadBytes } from './payloads-json.js';
 import { formatReference, type Ownership, type Reference, References } from './references.js';
@@ -79,10 +80,6 @@ export interface Codec {
 }
 
 const MiB = 1024 * 1024;
-/** Codecs get so many bytes at once, and one payload when it has more. */
-const batchBytes = 64 * 1024;
-/** What zlib makes of a byte at most. */
-const maxExpansion = 1032;
 /** Of a payload beside its data: metadata, mostly. */
 const overheadBytes = 1024;
 const fetchesAtOnce = 32;
@@ -120,7 +117,7 @@ class Pipeline implements Codec {
     this.#threshold = byteCount('threshold', options.threshold ?? 128_000, 0);
     const memory = byteCount('maxMemoryBytes', options.maxMemoryBytes ?? 256 * MiB, 1);
     this.maxResponseBytes = byteCount('maxResponseBytes', options.maxResponseBytes ?? 64 * MiB, 1);
-    const unpackedBytes = Math.max(this.maxResponseBytes, batchBytes * maxExpansion);
+    const unpackedBytes = Math.max(this.maxResponseBytes, maxUnpackedBytes);
     this.#codecRuns = new Slots(Math.min(8, Math.max(1, Math.floor(memory / unpackedBytes))));
     this.#limitNames = options.limitNames ?? { response: 'maxResponseBytes', memory: 'maxMemoryBytes' };
     this.answers = new ByteBudget(memory, maxWaiting);
@@ -353,37 +350,6 @@ async function fetchOne(reference: Reference, signal: AbortSignal, position: str
   } catch (error) {
     throw failureOf(error, position, 'the driver failed; the log has the details');
   }
-}
-
-async function runCodec(
-  codec: PayloadCodec,
-  direction: 'encode' | 'decode',
-  batch: Payload[],
-  position: string,
-): Promise<Payload[]> {
-  try {
-    const changed: unknown = await codec[direction](batch);
-    if (Array.isArray(changed) && changed.length === batch.length && changed.every(isPayload)) return changed;
-    throw new CodecError('CONFIG_INVALID', 'a codec did not return as many payloads as it was given');
-  } catch (error) {
-    throw failureOf(error, position, `a codec could not ${direction} it; the log has the details`);
-  }
-}
-
-/** From and to, of payloads that a codec gets together. */
-function* batchesOf(payloads: readonly Payload[]): Generator<readonly [number, number]> {
-  let from = 0;
-  let bytes = 0;
-  // sizes change behind us only: a codec has not seen what lies ahead
-  for (let at = 0; at < payloads.length; at += 1) {
-    const more = payloadBytes(payloads[at] ?? {});
-    if (at > from && bytes + more > batchBytes) {
-      yield [from, at];
-      [from, bytes] = [at, 0];
-    }
-    bytes += more;
-  }
-  if (from < payloads.length) yield [from, payloads.length];
 }
 
 function positionOf(index: number, payloads: readonly unknown[]): string {
