@@ -127,6 +127,21 @@ for (const { title, nameField, theirs, ours } of kinds) {
       return { objects, claim, payload };
     }
 
+    it('are resolved as the SDK for Python writes them', async () => {
+      const { objects, claim, payload } = await stored();
+      const { bucket = '', hashValue = '', [nameField]: name = '' } = claim.claimData;
+      // what it falls back to for names that would be too long
+      const short = `v0/ns/default/d/sha256/${hashValue}`;
+      objects.set(`${bucket} ${short}`, objects.get(`${bucket} ${name}`) ?? new Uint8Array());
+      const hash = { hash_algorithm: 'sha256', hash_value: hashValue };
+      const claims = [name, short].map((one) => new StorageDriverClaim({ bucket, [nameField]: one, ...hash }));
+      const expected = { metadata: payload.metadata, data: payload.data };
+      const reader = ours({ buckets: ['payloads'], read: read(objects) });
+      expect(await reader.retrieve({}, claims)).toEqual([expected, expected]);
+      const differing = new StorageDriverClaim({ bucket, [nameField]: short, ...hash, hash_value: '0'.repeat(64) });
+      await expect(reader.retrieve({}, [differing])).rejects.toMatchObject({ type: 'LargePayload.INVALID_CLAIM' });
+    });
+
     it('are refused, without a request, unless the driver could have made them', async () => {
       const { claim } = await stored();
       const good = claim.claimData;

@@ -2,9 +2,11 @@
  * Reads what Temporal's own S3 and GCS drivers stored, so that running workflows can move over. Nothing is written.
  *
  *   object      the serialized `Payload` protobuf, of 50 MiB at most
- *   claim data  { bucket, key (S3) or object (GCS), hashAlgorithm: sha256, hashValue: <64 hex> }
+ *   claim data  { bucket, key (S3) or object (GCS), hashAlgorithm: sha256, hashValue: <64 hex> }; of the SDK for Python,
+ *               { …, hash_algorithm, hash_value }
  *   its name    v0/ns/{namespace}/wt/{workflow type}/wi/{workflow id}/ri/{run id}/d/sha256/{hashValue}
  *               v0/ns/{namespace}/at/{activity type}/ai/{activity id}/ri/{run id}/d/sha256/{hashValue}
+ *               v0/ns/{namespace}/d/sha256/{hashValue}, of Python where the name would be longer than 1,024 bytes
  *               v0/d/sha256/{hashValue}
  *
  * Source: wire.md section 2; @temporalio/external-storage-s3 and -gcs 1.22. The SDKs for Go, Python, Java and .NET write
@@ -196,7 +198,10 @@ export class ClaimReader implements StorageDriver {
   }
 
   #parse(claim: StorageDriverClaim): ClaimedObject {
-    const { bucket, hashAlgorithm, hashValue, [this.#nameField]: name } = claim.claimData;
+    const { bucket, [this.#nameField]: name, ...data } = claim.claimData;
+    // Python's driver writes snake case
+    const hashAlgorithm = data.hashAlgorithm ?? data.hash_algorithm;
+    const hashValue = data.hashValue ?? data.hash_value;
     if (hashAlgorithm !== 'sha256' || hashValue === undefined || !/^[0-9a-f]{64}$/.test(hashValue)) {
       throw invalid('it has no sha256 digest');
     }
@@ -261,7 +266,7 @@ export class ClaimReader implements StorageDriver {
 /** The one capture is the digest. A segment that a file system or a proxy would resolve is none of the drivers' either. */
 function objectNames(segment: string): RegExp {
   const value = String.raw`(?!\.{1,2}/)${segment}`;
-  const owner = `/ns/${value}/(?:wt/${value}/wi|at/${value}/ai)/${value}/ri/${value}`;
+  const owner = `/ns/${value}(?:/(?:wt/${value}/wi|at/${value}/ai)/${value}/ri/${value})?`;
   return new RegExp(`^v0(?:${owner})?/d/sha256/([0-9a-f]{64})$`, 'u');
 }
 
