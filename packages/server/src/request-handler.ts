@@ -13,6 +13,7 @@ import { settings } from './config/settings.js';
 import { maxDownloadLifetimeMs } from './direct/lifetimes.js';
 import { type App, createApp } from './http/app.js';
 import { attachContinue } from './http/attach-continue.js';
+import { checkedPath, pathBelow } from './http/base-path.js';
 import { type HandlerLogger, loggerOver } from './http/handler-logger.js';
 import { problemFor } from './http/problem.js';
 import { inSpan } from './http/trace.js';
@@ -152,22 +153,6 @@ function limitOf(
   const parsed = kind.schema.safeParse(given === undefined ? standard : kind.format(given));
   if (parsed.success) return parsed.data;
   throw new LpsError('CONFIG_INVALID', `${name}: ${given} is not ${kind.expects}`);
-}
-
-/** `''`, or `/a/b`. */
-function checkedPath(path: string): string {
-  const trimmed = path.replace(/\/+$/, '');
-  if (trimmed === '' || /^(?:\/[\w.~%-]+)+$/.test(trimmed)) return trimmed;
-  throw new LpsError('CONFIG_INVALID', `the path ${JSON.stringify(path)} is not one such as /payloads`);
-}
-
-/** The URL as the routes know it; `undefined` when it does not begin with the path. */
-function pathBelow(base: string, url: string): string | undefined {
-  if (base === '') return url;
-  if (!url.startsWith(base)) return undefined;
-  const rest = url.slice(base.length);
-  if (rest.startsWith('/')) return rest;
-  return rest === '' || rest.startsWith('?') ? `/${rest}` : undefined;
 }
 
 /** As Express and Connect do it, so that their loggers show the whole URL. */

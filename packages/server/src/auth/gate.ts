@@ -7,7 +7,7 @@
  * A route without a rule fails at the start. Whether a blob exists is never looked at here, so absent and foreign ones
  * cannot be told apart.
  */
-import { isLpsError, LpsError, parseNamespace } from '@large-payload/core';
+import { isLpsError, LpsError } from '@large-payload/core';
 import type {
   FastifyInstance,
   FastifyReply,
@@ -28,6 +28,7 @@ import {
   type Right,
   soleNamespace,
 } from './principal.js';
+import { namesTwo, statedNamespace } from './stated-namespace.js';
 
 export interface GateOptions {
   /** Absent: nobody is asked who he is, and everybody may do everything. */
@@ -124,23 +125,6 @@ async function authenticated(
   }
 }
 
-/** What the path and `X-Namespace` name, which must be the same. */
-function statedNamespace(request: FastifyRequest): string | undefined {
-  const { namespace: inPath } = (request.params ?? {}) as { readonly namespace?: string };
-  const header = request.headers['x-namespace'];
-  const inHeader = header === undefined || header === '' ? undefined : decodedHeader(header);
-  if (inPath !== undefined && inHeader !== undefined && inPath !== inHeader) throw conflict();
-  const stated = inPath ?? inHeader;
-  return stated === undefined ? undefined : parseNamespace(stated);
-}
-
-/** Node reads headers as Latin-1; browsers and Go send UTF-8. */
-function decodedHeader(header: string | string[]): string {
-  const text = typeof header === 'string' ? header : header.join(', ');
-  const utf8 = Buffer.from(text, 'latin1').toString('utf8');
-  return utf8.includes('\ufffd') ? text : utf8;
-}
-
 class RequestCaller implements Caller {
   #named: readonly string[] = [];
 
@@ -162,7 +146,7 @@ class RequestCaller implements Caller {
     this.#named = [...new Set([...this.#named, ...namespaces])];
     const { stated, namespace } = this;
     for (const one of namespaces) {
-      if (stated !== undefined && one !== stated) throw conflict();
+      if (stated !== undefined && one !== stated) throw namesTwo();
       if (!this.may(one)) throw forbidden(this.right);
     }
     if (namespaces.length > 0) return;
@@ -187,8 +171,4 @@ class RequestCaller implements Caller {
 /** The same words whatever is there, and for whichever namespace. */
 function forbidden(right: Right | undefined): LpsError {
   return new LpsError('FORBIDDEN', `this token has no right to ${right ?? 'that'} here`);
-}
-
-function conflict(): LpsError {
-  return new LpsError('FORBIDDEN', 'the request names more than one namespace');
 }

@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { LpsError } from '@large-payload/core';
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest, LogController } from 'fastify';
+import { checkedPath, pathBelow } from '../http/base-path.js';
 import { type HandlerLogger, loggerOver } from '../http/handler-logger.js';
 import { problemFor, toLpsError } from '../http/problem.js';
 import { registerCodec } from '../routes/codec.js';
@@ -103,18 +104,4 @@ function sendError(error: LpsError, request: FastifyRequest, reply: FastifyReply
 function isCodecPath(url: string | undefined): boolean {
   const path = url?.split('?', 1)[0] ?? '';
   return /^(?:\/[^/]+)?\/(?:encode|decode|download)$/.test(path);
-}
-
-/** `''`, or `/a/b`. */
-function checkedPath(path: string): string {
-  const trimmed = path.replace(/\/+$/, '');
-  if (trimmed === '' || /^(?:\/[\w.~%-]+)+$/.test(trimmed)) return trimmed;
-  throw new LpsError('CONFIG_INVALID', `the path ${JSON.stringify(path)} is not one such as /codec`);
-}
-
-/** The URL as the routes know it; `undefined` when it does not begin with the path. */
-function pathBelow(base: string, url: string): string | undefined {
-  if (!url.startsWith(base)) return undefined;
-  const rest = url.slice(base.length);
-  return rest.startsWith('/') ? rest : undefined;
 }

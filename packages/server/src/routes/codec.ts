@@ -9,8 +9,9 @@
  * The answer's status is exactly 200, or an error of one line; never 404, which the Web UI reads as "not configured".
  */
 import { Readable } from 'node:stream';
-import { LpsError, parseNamespace } from '@large-payload/core';
+import { LpsError } from '@large-payload/core';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import { statedNamespace } from '../auth/stated-namespace.js';
 import type { Hold } from '../codec/byte-budget.js';
 import { codecPaths, preflightHeaders } from '../codec/cors.js';
 import { formatPayloads, parsePayloads } from '../codec/payloads-json.js';
@@ -118,6 +119,7 @@ async function answer(
 
 function callOf(request: FastifyRequest, reply: FastifyReply, hold: Hold): CodecCall {
   const { caller } = request as { readonly caller?: FastifyRequest['caller'] };
+  // where no gate is: what the path or the header says
   const namespace = caller == null ? statedNamespace(request) : caller.namespace;
   return {
     hold,
@@ -131,19 +133,6 @@ function callOf(request: FastifyRequest, reply: FastifyReply, hold: Hold): Codec
       if (!everywhere || namespaces.length > 0) caller?.require(namespaces);
     },
   };
-}
-
-/** Where no gate is: the path's namespace, or the header's. */
-function statedNamespace(request: FastifyRequest): string | undefined {
-  const { namespace: inPath } = (request.params ?? {}) as { readonly namespace?: string };
-  const header = request.headers['x-namespace'];
-  // Node reads headers as Latin-1; browsers and Go send UTF-8
-  const inHeader =
-    typeof header === 'string' && header !== '' ? Buffer.from(header, 'latin1').toString('utf8') : undefined;
-  if (inPath !== undefined && inHeader !== undefined && inPath !== inHeader)
-    throw new LpsError('FORBIDDEN', 'the request names more than one namespace');
-  const stated = inPath ?? inHeader;
-  return stated === undefined ? undefined : parseNamespace(stated);
 }
 
 /** The end of a request: its answer was sent, or its client went away. */
