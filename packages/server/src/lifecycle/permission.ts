@@ -58,14 +58,14 @@ interface Pair {
   readonly second: Mark;
 }
 
-/** The youngest pair: with it most blobs have been untouched for long enough, and quarantined before it. */
-function pairOf(marks: readonly Mark[], times: LifecycleTimes): Pair | undefined {
-  const complete = marks.filter(({ isComplete, endedAt }) => isComplete && endedAt !== undefined);
-  for (const [index, second] of complete.entries()) {
-    const first = complete.slice(index + 1).find((candidate) => isPair(candidate, second, times));
-    if (first !== undefined) return { first, second };
-  }
-  return undefined;
+/**
+ * The last mark, which must be complete, and the youngest one before it that goes with it. (An older pair would be as sound;
+ * but while anything is wrong, nothing goes.)
+ */
+function pairOf([second, ...earlier]: readonly Mark[], times: LifecycleTimes): Pair | undefined {
+  if (second === undefined || !second.isComplete) return undefined;
+  const first = earlier.find((candidate) => candidate.isComplete && isPair(candidate, second, times));
+  return first === undefined ? undefined : { first, second };
 }
 
 function isPair(first: Mark, second: Mark, { visibilityMs }: LifecycleTimes): boolean {
