@@ -89,6 +89,9 @@ export interface Pin {
   readonly expiresAt?: Date;
 }
 
+/** One that the store keeps already has an id and a time. */
+export type NewPin = Omit<Pin, 'id' | 'createdAt'> & Partial<Pick<Pin, 'id' | 'createdAt'>>;
+
 export type BrakeKind =
   | 'too_much'
   | 'holders_lost'
@@ -180,14 +183,20 @@ export interface LifecycleCatalog {
   /** Counts the rounds of the collection up, and returns how many there were. The store keeps the same number. */
   nextRound(fence: Fence): Promise<bigint>;
   rounds(): Promise<bigint>;
+  /** The database is older than the store, which knows of so many rounds: as if it had been rebuilt now. */
+  noteRestored(fence: Fence, rounds: bigint): Promise<void>;
+  /** When touches, holders and marks were last lost (`catalog.rebuilt_at`): what was known before does not count. */
+  rebuiltAt(): Promise<Date | undefined>;
 
   // why
   holdersOf(
     key: BlobKey,
     limit: number,
   ): Promise<{ readonly namespace: KnownNamespace; readonly holder: HolderRow; readonly isByDigestAlone: boolean }[]>;
+  /** Those that still hold, the newest first; of a key: those that keep it. */
   pins(key?: string): Promise<Pin[]>;
-  addPin(pin: Omit<Pin, 'id' | 'createdAt'>): Promise<Pin>;
+  /** Touches what it names, and revives what is quarantined; the same id again changes nothing. Throws INVALID_KEY. */
+  addPin(pin: NewPin): Promise<Pin>;
   removePin(id: string): Promise<boolean>;
 
   // brakes

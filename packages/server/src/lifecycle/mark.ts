@@ -9,7 +9,7 @@
  */
 import { isLpsError, LpsError, settleAll } from '@large-payload/core';
 import type { FoundHolder, HolderKind } from './holders/holder-kind.js';
-import type { Fence, HolderRow, KnownNamespace, LifecycleCatalog, Mark } from './lifecycle-catalog.js';
+import type { Fence, HolderRow, KnownNamespace, LifecycleCatalog, Mark, NamespaceName } from './lifecycle-catalog.js';
 import type { DescribedNamespace, Identity, TemporalNamespace } from './temporal-api.js';
 
 export interface MarkOptions {
@@ -23,7 +23,7 @@ export interface MarkOptions {
   readonly concurrency?: number;
 }
 
-/** A mark that has ended, or why there could not even be one. */
+/** A mark that has ended, or why there could not even be one: of a namespace that was never reached. */
 export type MarkOutcome =
   | { readonly mark: Mark; readonly identityChanged?: { readonly was: Identity; readonly is: Identity } }
   | { readonly mark?: never; readonly problem: string };
@@ -54,6 +54,19 @@ export async function markNamespace(options: MarkOptions): Promise<MarkOutcome> 
   const ended = await catalog.endMark(fence, mark, marking.outcome());
   const identityChanged = { was: known.identity, is: identityOf(described) };
   return changed === undefined ? { mark: ended } : { mark: ended, identityChanged };
+}
+
+/** On record for whoever asks why nothing goes. */
+export async function failedMark(
+  catalog: LifecycleCatalog,
+  fence: Fence,
+  { cluster, name }: NamespaceName,
+  problem: string,
+): Promise<MarkOutcome> {
+  const known = (await catalog.knownNamespaces()).find((one) => one.cluster === cluster && one.name === name);
+  if (known === undefined) return { problem };
+  const mark = await catalog.beginMark(fence, known, 0);
+  return { mark: await catalog.endMark(fence, mark, { isComplete: false, gaps: [problem], holders: 0, scanned: 0 }) };
 }
 
 class Marking {
@@ -125,10 +138,10 @@ class Marking {
     this.#scanned += 1;
     if (scan === undefined) {
       // what it held, it may have handed on before anybody read it
-      if (row.cursor === undefined) this.gap(`a ${row.kind} was gone before it was read: ${nameOf(row)}`);
+      if (row.cursor === undefined) this.gap(`a ${row.kind} was gone before it was read: ${shown(row)}`);
       return catalog.markGone(row);
     }
-    for (const gap of scan.gaps) this.gap(`${row.kind} ${nameOf(row)}: ${gap}`);
+    for (const gap of scan.gaps) this.gap(`${row.kind} ${shown(row)}: ${gap}`);
     const isWhole = scan.gaps.length === 0;
     await catalog.saveScan(this.#mark, row, {
       edges: scan.edges,
@@ -186,6 +199,6 @@ function throwIfAborted(signal: AbortSignal): void {
   if (signal.aborted) throw new LpsError('ABORTED', 'the mark was broken off', { cause: signal.reason });
 }
 
-function nameOf({ externalId }: HolderRow): string {
+function shown({ externalId }: HolderRow): string {
   return JSON.stringify(externalId.slice(0, 200));
 }

@@ -24,7 +24,7 @@ function mark(fromMinutes: number, toMinutes: number, more: Partial<Mark> = {}):
 }
 
 const judge = (...marks: Mark[]) =>
-  permissionFor('orders', [{ namespace: known, known, marks: marks.sort((a, b) => Number(b.id - a.id)) }], times);
+  permissionFor('orders', [{ namespace: known, marks: marks.sort((a, b) => Number(b.id - a.id)) }], times);
 
 describe('a permission', () => {
   it('follows from two complete marks, and counts touches from the grace before the first', () => {
@@ -76,8 +76,8 @@ describe('a permission', () => {
       permissionFor(
         'orders',
         [
-          { namespace: known, known, marks: [mark(25, 30), mark(0, 5)] },
-          { namespace: other, known: other, marks },
+          { namespace: known, marks: [mark(25, 30), mark(0, 5)] },
+          { namespace: other, marks },
         ],
         times,
       );

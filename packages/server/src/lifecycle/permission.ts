@@ -4,7 +4,7 @@
  *   ──M1.start──M1.end────≥ 2V────M2.start──M2.end──►         M2.end − M1.start + V < R
  *        └ G before it: what was touched since then is kept
  */
-import type { KnownNamespace, Mark, NamespaceName, Permission } from './lifecycle-catalog.js';
+import type { Mark, NamespaceName, Permission } from './lifecycle-catalog.js';
 
 /** All in ms. */
 export interface LifecycleTimes {
@@ -21,8 +21,6 @@ export interface LifecycleTimes {
 /** The marks of one Temporal namespace that answers for a blob namespace, the newest first. */
 export interface MarkedNamespace {
   readonly namespace: NamespaceName;
-  /** Absent: it was never marked. */
-  readonly known?: KnownNamespace;
   readonly marks: readonly Mark[];
 }
 

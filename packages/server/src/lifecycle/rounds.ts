@@ -11,7 +11,10 @@ import type { Fence, LifecycleCatalog } from './lifecycle-catalog.js';
 
 export const roundsObject = '.lps/rounds';
 
-/** Begins a round. `false`: the database has seen fewer rounds than the store knows of; then nothing was counted. */
+/**
+ * Begins a round. `false`: the database has seen fewer rounds than the store knows of; from now on it counts as rebuilt, and
+ * a person has to look.
+ */
 export async function beginRound(
   catalog: LifecycleCatalog,
   store: BlobStore,
@@ -19,16 +22,11 @@ export async function beginRound(
   catalogId: string,
 ): Promise<boolean> {
   const known = await readRounds(store);
-  if (known > (await catalog.rounds())) return false;
+  const isOlder = known > (await catalog.rounds());
+  if (isOlder) await catalog.noteRestored(fence, known);
   const rounds = await catalog.nextRound(fence);
   await writeRounds(store, catalogId, rounds);
-  return true;
-}
-
-/** After a person has looked: the database counts on from where the store is. */
-export async function acceptRounds(catalog: LifecycleCatalog, store: BlobStore, fence: Fence): Promise<void> {
-  const known = await readRounds(store);
-  while ((await catalog.rounds()) < known) await catalog.nextRound(fence);
+  return !isOlder;
 }
 
 async function readRounds(store: BlobStore): Promise<bigint> {

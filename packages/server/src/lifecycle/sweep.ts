@@ -15,8 +15,6 @@ export interface SweepOptions {
   readonly permission: Permission;
   /** Q, in ms. */
   readonly quarantineMs: number;
-  /** Above this share of the namespace's bytes, nothing is done and a person has to look. */
-  readonly maxShare: number;
   readonly signal: AbortSignal;
 }
 
@@ -38,7 +36,7 @@ const batch = 500;
 const minBrakeBlobs = 100;
 
 /** Counts; changes nothing. */
-export async function planSweep(options: Omit<SweepOptions, 'fence' | 'maxShare'>): Promise<SweepPlan> {
+export async function planSweep(options: Omit<SweepOptions, 'fence'>): Promise<SweepPlan> {
   const { catalog, permission, quarantineMs } = options;
   const sums = await catalog.sums(permission.blobNamespace);
   const quarantine = await total(options, (after) => catalog.candidates(permission, after, batch));
@@ -47,7 +45,7 @@ export async function planSweep(options: Omit<SweepOptions, 'fence' | 'maxShare'
   return { quarantine, retire, totalBytes };
 }
 
-/** Why a person should look before anything of a plan is done. */
+/** Why a person should look before anything of a plan is done: it is more than this share of the namespace's bytes. */
 export function tooMuch(plan: SweepPlan, maxShare: number): string | undefined {
   const { quarantine, totalBytes } = plan;
   if (quarantine.blobs < minBrakeBlobs || quarantine.bytes <= maxShare * totalBytes) return undefined;

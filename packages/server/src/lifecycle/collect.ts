@@ -1,0 +1,241 @@
+/**
+ * One round of the collection, run by the leader:
+ *
+ *   is the database as new as the store? ─ mark every namespace of every cluster ─ brakes ─ sweep each blob namespace ─
+ *   delete what was retired ─ forget holders that have been gone for long
+ *
+ * All that a round knows is in the catalog, so a leader that dies is followed by one that goes on. Nothing is done twice to
+ * a different end: marks begin anew, decisions are conditional, names of objects are used once.
+ */
+import { type BlobStore, isLpsError } from '@large-payload/core';
+import type { Logger } from 'pino';
+import { requireOwner } from '../bucket-owner.js';
+import { brakesOn, lostHolders, revived, smallerConfiguration } from './brakes.js';
+import type { HolderKind } from './holders/holder-kind.js';
+import type { Brake, Fence, LifecycleCatalog, NamespaceName } from './lifecycle-catalog.js';
+import { failedMark, type MarkOutcome, markNamespace } from './mark.js';
+import { type Judgement, type LifecycleTimes, type MarkedNamespace, permissionFor } from './permission.js';
+import { beginRound } from './rounds.js';
+import { deleteRetired, planSweep, type SweepPlan, sweep, tooMuch } from './sweep.js';
+import type { TemporalCluster, TemporalNamespace } from './temporal-api.js';
+
+/** A configured cluster, and for whom it answers. */
+export interface AnsweringCluster {
+  readonly cluster: TemporalCluster;
+  /** Absent: for the blob namespaces that are called as its own are. */
+  readonly blobNamespaces?: readonly string[];
+  /** No workflow of one namespace starts, signals or calls one of another. */
+  readonly isIsolated: boolean;
+}
+
+export interface CollectionOptions {
+  readonly catalog: LifecycleCatalog;
+  readonly catalogId: string;
+  /** The store itself, below caches and catalog. */
+  readonly store: BlobStore;
+  readonly clusters: readonly AnsweringCluster[];
+  readonly kinds: readonly HolderKind[];
+  readonly times: LifecycleTimes;
+  /** Blob namespaces in which something is done; in the others it is only said what would be. */
+  readonly acting: ReadonlySet<string>;
+  /** Of blob namespaces that no cluster answers for: how long after its last use a blob goes, in ms. */
+  readonly retention: ReadonlyMap<string, number>;
+  readonly maxShare: number;
+  /** What else may be wrong: lifecycle rules of the bucket. One line, or nothing. */
+  checkStore?(): Promise<string | undefined>;
+  readonly log: Logger;
+}
+
+/** What became of one blob namespace in a round. */
+export interface NamespaceReport {
+  readonly blobNamespace: string;
+  readonly isActing: boolean;
+  /** Why nothing goes. */
+  readonly missing: readonly string[];
+  readonly plan?: SweepPlan;
+}
+
+export interface RoundReport {
+  readonly namespaces: readonly NamespaceReport[];
+  readonly deleted: { readonly blobs: number; readonly bytes: number };
+}
+
+const marksKept = 50;
+
+export class Collection {
+  readonly #options: CollectionOptions;
+  /** When the last round began, by the catalog's clock: what was revived since then is new. */
+  #since: Date | undefined;
+
+  constructor(options: CollectionOptions) {
+    this.#options = options;
+  }
+
+  /** Throws ABORTED when another replica leads, CATALOG_UNAVAILABLE, and what the store throws. */
+  async round(fence: Fence, signal: AbortSignal): Promise<RoundReport> {
+    const { catalog, store, catalogId, times } = this.#options;
+    await requireOwner(store, catalogId);
+    if (!(await beginRound(catalog, store, fence, catalogId))) {
+      await this.#brake({ kind: 'database_restored', reason: 'the database is older than the store' });
+    }
+    await this.#lookForRevived();
+    await this.#mark(fence, signal);
+    const broken = await this.#options.checkStore?.();
+    if (broken !== undefined) await this.#brake({ kind: 'lifecycle_rule', reason: broken });
+    const namespaces: NamespaceReport[] = [];
+    for (const blobNamespace of await catalog.blobNamespaces()) {
+      namespaces.push(await this.#sweep(blobNamespace, fence, signal));
+    }
+    const deleted = await this.#deleteRetired(signal);
+    await catalog.forgetGone(times.lingerMs, 10_000);
+    return { namespaces, deleted };
+  }
+
+  /** What a permission for a blob namespace would follow from, or what is missing. */
+  async judge(blobNamespace: string): Promise<Judgement> {
+    const { catalog, retention, times } = this.#options;
+    const answering = await this.#answering(blobNamespace);
+    const keptMs = retention.get(blobNamespace);
+    if (answering.length === 0 && keptMs !== undefined) return this.#byRetention(blobNamespace, keptMs);
+    const judgement = permissionFor(blobNamespace, answering, times);
+    const rebuiltAt = await catalog.rebuiltAt();
+    const { permission } = judgement;
+    if (permission === undefined || rebuiltAt === undefined || permission.untouchedSince > rebuiltAt) return judgement;
+    const until = new Date(rebuiltAt.getTime() + times.graceMs).toISOString();
+    return {
+      missing: [
+        `the catalog was rebuilt at ${rebuiltAt.toISOString()}: uses before that are not known; after ${until}`,
+      ],
+    };
+  }
+
+  /** Where no cluster is asked. One that was never reached might answer for this namespace as well. */
+  async #byRetention(blobNamespace: string, keptMs: number): Promise<Judgement> {
+    const { catalog, clusters, times } = this.#options;
+    const known = await catalog.knownNamespaces();
+    const unknown = clusters.find(({ cluster }) => !known.some((one) => one.cluster === cluster.name));
+    if (unknown !== undefined) return { missing: [`the cluster ${unknown.cluster.name} has not been reached yet`] };
+    const now = await catalog.now();
+    const untouchedSince = new Date(now.getTime() - Math.max(keptMs, times.graceMs));
+    return { permission: { blobNamespace, untouchedSince, firstMarkStartedAt: now, marks: [] } };
+  }
+
+  /**
+   * All Temporal namespaces that may hold blobs of a blob namespace, with their last marks: of each cluster that answers
+   * for it all of them (children, signals and Nexus cross namespaces), or only the one of its name where they are isolated.
+   */
+  async #answering(blobNamespace: string): Promise<MarkedNamespace[]> {
+    const { catalog, clusters } = this.#options;
+    const known = await catalog.knownNamespaces();
+    const answering = clusters.flatMap(({ cluster, blobNamespaces, isIsolated }): MarkedNamespace['namespace'][] => {
+      const ours = known.filter((one) => one.cluster === cluster.name);
+      const ofItsName = ours.filter(({ name }) => name === blobNamespace);
+      const answers = blobNamespaces?.includes(blobNamespace) ?? ofItsName.length > 0;
+      if (!answers) return [];
+      if (ours.length === 0) return [{ cluster: cluster.name, name: blobNamespace }];
+      return isIsolated && ofItsName.length > 0 ? ofItsName : ours;
+    });
+    return Promise.all(
+      answering.map(async (namespace) => {
+        const one = known.find(({ cluster, name }) => cluster === namespace.cluster && name === namespace.name);
+        return { namespace, marks: one === undefined ? [] : await catalog.marksOf(one, marksKept) };
+      }),
+    );
+  }
+
+  /** Marks all there is, one namespace after the other in each cluster. */
+  async #mark(fence: Fence, signal: AbortSignal): Promise<void> {
+    const { catalog, clusters, log } = this.#options;
+    const known = await catalog.knownNamespaces();
+    const configured = await Promise.all(
+      clusters.map(async ({ cluster }): Promise<readonly NamespaceName[]> => {
+        const namespaces = await namespacesOf(cluster);
+        if (typeof namespaces === 'string') {
+          const ours = known.filter((one) => one.cluster === cluster.name);
+          for (const one of ours) await failedMark(catalog, fence, one, namespaces);
+          log.warn(
+            { cluster: cluster.name, problem: namespaces },
+            'a Temporal cluster could not be asked who holds what',
+          );
+          return ours;
+        }
+        for (const namespace of namespaces) await this.#markOne(namespace, fence, signal);
+        return namespaces;
+      }),
+    );
+    const smaller = smallerConfiguration(known, configured.flat());
+    if (smaller !== undefined) await this.#brake(smaller);
+  }
+
+  async #markOne(namespace: TemporalNamespace, fence: Fence, signal: AbortSignal): Promise<void> {
+    const { catalog, kinds, log } = this.#options;
+    const outcome: MarkOutcome = await markNamespace({ catalog, fence, namespace, kinds, signal });
+    const name = `${namespace.cluster}/${namespace.name}`;
+    if (outcome.mark === undefined) return void log.warn({ namespace: name, problem: outcome.problem }, 'no mark');
+    const { mark, identityChanged } = outcome;
+    const { isComplete, gaps, holders, scanned } = mark;
+    log[isComplete ? 'info' : 'warn']({ namespace: name, isComplete, gaps, holders, scanned }, 'a mark has ended');
+    if (identityChanged !== undefined) {
+      await this.#brake({ kind: 'identity_changed', reason: `${name}: ${gaps.join('; ')}` });
+    }
+    const before = (await catalog.marksOf(mark.namespace, marksKept)).find(
+      (one) => one.isComplete && one.id !== mark.id,
+    );
+    const lost = isComplete && before !== undefined ? lostHolders(before, mark) : undefined;
+    if (lost !== undefined) await this.#brake(lost);
+  }
+
+  async #sweep(blobNamespace: string, fence: Fence, signal: AbortSignal): Promise<NamespaceReport> {
+    const { catalog, times, acting, maxShare, log } = this.#options;
+    const isActing = acting.has(blobNamespace);
+    const { permission, missing = [] } = await this.judge(blobNamespace);
+    const brakes = brakesOn(await catalog.brakes(), blobNamespace);
+    const why = [...missing, ...brakes.map(({ kind, reason }) => `${kind}: ${reason}`)];
+    if (permission === undefined) return { blobNamespace, isActing, missing: why };
+    const { quarantineMs } = times;
+    const plan = await planSweep({ catalog, permission, quarantineMs, signal });
+    if (!isActing || brakes.length > 0) return { blobNamespace, isActing, missing: why, plan };
+    const reason = tooMuch(plan, maxShare);
+    if (reason !== undefined) {
+      await this.#brake({ kind: 'too_much', blobNamespace, reason });
+      return { blobNamespace, isActing, missing: [reason], plan };
+    }
+    const { quarantined, retired } = await sweep({ catalog, fence, permission, quarantineMs, signal });
+    if (quarantined.blobs + retired.blobs > 0) log.info({ blobNamespace, quarantined, retired }, 'swept');
+    return { blobNamespace, isActing, missing: [], plan };
+  }
+
+  async #deleteRetired(signal: AbortSignal): Promise<{ blobs: number; bytes: number }> {
+    const { catalog, store, catalogId } = this.#options;
+    const paused = brakesOn(await catalog.brakes(), '').some(
+      ({ kind }) => kind === 'paused' || kind === 'database_restored',
+    );
+    if (paused) return { blobs: 0, bytes: 0 };
+    return deleteRetired({ catalog, store, signal, mayDelete: () => requireOwner(store, catalogId) });
+  }
+
+  async #lookForRevived(): Promise<void> {
+    const { catalog } = this.#options;
+    const now = await catalog.now();
+    const brake = this.#since === undefined ? undefined : await revived(catalog, this.#since);
+    this.#since = now;
+    if (brake !== undefined) await this.#brake(brake);
+  }
+
+  async #brake(brake: Omit<Brake, 'since'>): Promise<void> {
+    this.#options.log.error(
+      { alarm: 'gc_brake', ...brake },
+      'the collection has stopped, until a person has looked: lps gc status',
+    );
+    await this.#options.catalog.brake(brake);
+  }
+}
+
+async function namespacesOf(cluster: TemporalCluster): Promise<readonly TemporalNamespace[] | string> {
+  try {
+    return await cluster.namespaces();
+  } catch (error) {
+    if (!isLpsError(error) || error.code === 'ABORTED') throw error;
+    return `${error.message} (${error.code})`;
+  }
+}
