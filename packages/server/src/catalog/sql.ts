@@ -118,7 +118,10 @@ export function statements(schema: string) {
     SELECT settled.*, (SELECT state FROM before) AS was FROM (SELECT) one LEFT JOIN settled ON true`,
   );
 
-  /** $1 ids, $2 touch interval. Rows that are neither live nor quarantined come back as they are. */
+  /**
+   * $1 ids, $2 touch interval. Rows that are neither live nor quarantined come back as they are. Reads touch, uploads
+   * begin and commit: so a revival here is one that the collection did not expect, and is noted for it.
+   */
   const touch = named(
     'touch',
     `
@@ -134,6 +137,8 @@ export function statements(schema: string) {
         state = 'live', quarantined_at = NULL, damaged_at = NULL, touched_at = greatest(b.touched_at, now())
       FROM due WHERE b.id = due.id AND due.state IN ('live', 'quarantined')
       RETURNING ${columns('b')}
+    ), revived AS (
+      INSERT INTO ${schema}.revival (blob_id, generation) SELECT id, generation FROM due WHERE state = 'quarantined'
     )
     SELECT ${names} FROM fresh UNION ALL SELECT ${names} FROM touched
     UNION ALL SELECT ${names} FROM due WHERE state NOT IN ('live', 'quarantined')`,
