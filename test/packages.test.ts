@@ -52,7 +52,7 @@ describe.each(packageNames)('@large-payload/%s, packed', (name) => {
     expect(files.filter((path) => !wanted.test(path))).toEqual([]);
     expect(files.filter((path) => /\.test\.|fixture|testing/.test(path))).toEqual([]);
     expect(files).toEqual(expect.arrayContaining(['LICENSE', 'README.md', 'package.json']));
-    expect(size).toBeLessThan(250_000);
+    expect(size).toBeLessThan(name === 'server' ? 600_000 : 250_000);
   });
 
   it('is found right by publint', async () => {
