@@ -36,8 +36,14 @@ const holderColumns = 'h.id, h.kind, h.external_id, h.cursor, h.is_done, h.gone_
 const keyText = `'/blobs/' || b.namespace || '/' || CASE b.prefix WHEN '' THEN 'common' ELSE 'custom/' || b.prefix END
   || '/sha256:' || encode(b.digest, 'hex') || '/sha256:' || encode(b.metadata_digest, 'hex')`;
 
-export function lifecycleStatements(schema: string) {
-  return { ...markStatements(schema), ...sweepStatements(schema), ...sumStatements(schema), ...wordStatements(schema) };
+/** `window`: how many rows one statement of a walk looks at, so that none takes long where there is little to find. */
+export function lifecycleStatements(schema: string, window: number) {
+  return {
+    ...markStatements(schema),
+    ...sweepStatements(schema, window),
+    ...sumStatements(schema),
+    ...wordStatements(schema),
+  };
 }
 
 function markStatements(schema: string) {
@@ -163,10 +169,7 @@ function markStatements(schema: string) {
   };
 }
 
-/** `window`: how many rows one statement looks at, so that none takes long where there is little to find. */
-const window = 20_000;
-
-function sweepStatements(schema: string) {
+function sweepStatements(schema: string, window: number) {
   const blob = `${schema}.blob`;
   // each line is a guard of its own
   const unheld = `NOT EXISTS (SELECT FROM ${schema}.edge e WHERE e.digest = b.digest AND e.namespace IN ('', b.namespace))

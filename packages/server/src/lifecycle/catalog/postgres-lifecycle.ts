@@ -60,8 +60,12 @@ export async function openLifecycleCatalog(
 }
 
 /** On a catalog that is there. A statement may take a minute: not the pool of the requests. */
-export function postgresLifecycle(database: Database, schema: string, protection: Protection): LifecycleCatalog {
-  return new PostgresLifecycle(database, schema, protection);
+export function postgresLifecycle(
+  database: Database,
+  schema: string,
+  options: Protection & { /** Rows that a statement of a walk looks at. Default 20,000. */ readonly window?: number },
+): LifecycleCatalog {
+  return new PostgresLifecycle(database, schema, options, options.window ?? 20_000);
 }
 
 class PostgresLifecycle implements LifecycleCatalog {
@@ -70,9 +74,9 @@ class PostgresLifecycle implements LifecycleCatalog {
   readonly #holdEpoch: ReturnType<typeof replicaStatements>['holdEpoch'];
   readonly #protection: Protection;
 
-  constructor(database: Database, schema: string, protection: Protection) {
+  constructor(database: Database, schema: string, protection: Protection, window: number) {
     this.#database = database;
-    this.#sql = lifecycleStatements(schema);
+    this.#sql = lifecycleStatements(schema, window);
     this.#holdEpoch = replicaStatements(schema).holdEpoch;
     this.#protection = protection;
   }
@@ -110,7 +114,7 @@ class PostgresLifecycle implements LifecycleCatalog {
     });
   }
 
-  noteHolders(
+  async noteHolders(
     mark: Mark,
     kind: HolderKind['name'],
     found: readonly { readonly id: string; readonly isClosed: boolean }[],
@@ -354,7 +358,7 @@ class PostgresLifecycle implements LifecycleCatalog {
   }
 
   /** The locks that a decision needs, in their order; `work` is the conditional UPDATE. */
-  #deciding(
+  async #deciding(
     fence: Fence,
     permission: Permission,
     ids: readonly bigint[],
