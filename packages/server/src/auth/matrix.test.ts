@@ -59,6 +59,7 @@ const examples: Record<string, Example> = {
   'GET /readyz': { needs: 'nothing', request: () => ({ path: '/readyz' }) },
   'HEAD /v2/health/head': { needs: 'nothing', request: () => ({ method: 'HEAD', path: '/v2/health/head' }) },
   'GET /version': { needs: 'any token', request: () => ({ path: '/version' }) },
+  'GET /openapi.json': { needs: 'any token', request: () => ({ path: '/openapi.json' }) },
   'GET /metrics': { needs: 'any token', request: () => ({ path: '/metrics' }) },
   'GET /v1/blobs/get': {
     needs: { right: 'read' },

@@ -10,6 +10,8 @@ import { encodeReferencePayload } from '@temporalio/common/lib/internal-non-work
 import { GcsStorageDriver } from '@temporalio/external-storage-gcs';
 import { S3StorageDriver } from '@temporalio/external-storage-s3';
 import { type Answer, request } from '../http/testing.js';
+import { faultOf } from '../openapi/answer-check.js';
+import { type CodecVerb, codecOperation } from '../openapi/codec.js';
 import type { CodecConfig } from './configured.js';
 import { type CodecHandlerOptions, codecRoutes } from './handler.js';
 import { parsePayloads } from './payloads-json.js';
@@ -145,6 +147,7 @@ export async function startCodec(options: CodecHandlerOptions): Promise<RunningC
         headers: { 'content-type': 'application/json', ...headers },
         body,
       });
+      checkAnswer(path, answer);
       return { ...answer, payloads: answer.status === 200 ? parsePayloads(answer.body) : [] };
     },
     async close() {
@@ -152,6 +155,17 @@ export async function startCodec(options: CodecHandlerOptions): Promise<RunningC
       await new Promise((resolve) => server.close(resolve));
     },
   };
+}
+
+/** Throws when an answer is not as openapi.json describes it. */
+function checkAnswer(path: string, { status, headers, text }: Answer): void {
+  const [, inPath, verb] = /^(\/[^/?]+)?\/(encode|decode|download)(?:\?|$)/.exec(path) ?? [];
+  if (verb === undefined) return;
+  const operation = codecOperation(verb as CodecVerb, inPath !== undefined);
+  const access = { right: 'decode', over: 'handler' } as const;
+  const fault = faultOf({ access, operation }, { status, contentType: headers['content-type'] ?? '', text });
+  if (fault !== undefined)
+    throw new Error(`POST ${path} was not answered as described: ${fault}\n${text.slice(0, 500)}`);
 }
 
 /** As the Web UI writes it; nothing of ours. */

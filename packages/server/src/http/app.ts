@@ -17,6 +17,7 @@ import { registerCors } from '../codec/cors.js';
 import type { DirectTransfers } from '../direct/direct-transfers.js';
 import type { WorkflowAdmin } from '../durable/workflow-admin.js';
 import type { Metrics } from '../metrics.js';
+import { describedRoutes, openapiDocument } from '../openapi/document.js';
 import { type CodecRoutesOptions, registerCodec } from '../routes/codec.js';
 import { type OperationsOptions, registerOperations } from '../routes/operations.js';
 import { registerUploads } from '../routes/uploads.js';
@@ -113,12 +114,13 @@ export function createApp(options: AppOptions): App {
     sendProblem(new LpsError('ROUTE_NOT_FOUND', 'there is no such route'), request, reply),
   );
   const refuseOtherMethods = collectRoutes(app);
+  const described = describedRoutes(app);
   if (options.v1 !== undefined) registerV1(app, transfers, options.v1);
   registerV2(app, transfers);
   registerV3(app, transfers, { v1: options.v1, downloadLifetimeMs: options.direct?.downloadLifetimeMs });
   registerUploads(app, transfers, options.direct?.uploads);
   if (options.workflows !== undefined) registerWorkflows(app, options.workflows);
-  if (options.operations !== undefined) registerOperations(app, options.operations);
+  if (options.operations !== undefined) registerOperations(app, options.operations, () => openapiDocument(described));
   if (options.codec !== undefined) registerCodec(app, options.codec);
   return { server: app, transfers, routes: refuseOtherMethods() };
 }

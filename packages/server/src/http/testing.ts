@@ -11,11 +11,13 @@ import {
 } from '@large-payload/core';
 import { pino } from 'pino';
 import { createMetrics } from '../metrics.js';
+import { checkAnswers } from '../openapi/answer-check.js';
 import { type App, type AppOptions, createApp } from './app.js';
 
 export interface RunningApp extends App {
   readonly port: number;
   readonly store: BlobStore;
+  /** Rejects when an answer was not as its route describes it. */
   close(): Promise<void>;
 }
 
@@ -31,11 +33,13 @@ export async function startApp(options: Partial<AppOptions> = {}): Promise<Runni
     operations: { ready: async () => {}, version: '0.0.0', metrics },
     ...options,
   });
+  const faults = checkAnswers(app.server);
   await app.server.listen({ port: 0, host: '127.0.0.1' });
   const { port } = app.server.server.address() as net.AddressInfo;
   const close = async (): Promise<void> => {
     app.server.server.closeAllConnections();
     await app.server.close();
+    if (faults.length > 0) throw new Error(`answers that are not as described:\n${faults.join('\n')}`);
   };
   return { ...app, port, store, close };
 }

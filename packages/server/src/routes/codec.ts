@@ -18,7 +18,8 @@ import { formatPayloads, parsePayloads } from '../codec/payloads-json.js';
 import type { Codec, CodecCall } from '../codec/pipeline.js';
 import type { Ownership } from '../codec/references.js';
 import { PaceMonitor } from '../http/pace.js';
-import { parseQuery } from '../http/query.js';
+import { queryOf } from '../http/query.js';
+import { type CodecVerb, codecOperation, codecQuery } from '../openapi/codec.js';
 
 export interface CodecRoutesOptions {
   readonly codec: Codec;
@@ -29,8 +30,6 @@ export interface CodecRoutesOptions {
   /** Clients that are too slow for it are cut off: what they send and read is held in memory. */
   readonly pace?: ConstructorParameters<typeof PaceMonitor>[0];
 }
-
-type Verb = 'encode' | 'decode' | 'download';
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -53,11 +52,12 @@ export function registerCodec(app: FastifyInstance, options: CodecRoutesOptions)
   keepRawBodies(app);
 
   for (const url of codecPaths) {
-    const verb = url.slice(url.lastIndexOf('/') + 1) as Verb;
+    const verb = url.slice(url.lastIndexOf('/') + 1) as CodecVerb;
     const config = {
       access: { right: access[verb], over: 'handler' },
       audit: verb,
       rawJson: true,
+      operation: codecOperation(verb, url !== `/${verb}`),
     } as const;
     app.route({
       method: 'POST',
@@ -90,7 +90,7 @@ export function registerCodec(app: FastifyInstance, options: CodecRoutesOptions)
 async function answer(
   request: FastifyRequest,
   reply: FastifyReply,
-  verb: Verb,
+  verb: CodecVerb,
   codec: Codec,
   pace: PaceMonitor,
 ): Promise<FastifyReply> {
@@ -99,10 +99,7 @@ async function answer(
   const hold = codec.answers.hold();
   endingOf(reply).onEnd(hold.release);
   const call = callOf(request, reply, hold);
-  const preserveStorageRefs =
-    parseQuery(request.raw.url ?? '')
-      .get('preserveStorageRefs')
-      ?.toLowerCase() === 'true';
+  const { preserveStorageRefs } = queryOf(request, codecQuery);
   const payloads = parsePayloads(body);
   request.body = undefined; // its memory is needed for other things
   const changed = await codec[verb](payloads, { ...call, preserveStorageRefs });

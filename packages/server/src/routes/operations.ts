@@ -12,7 +12,8 @@ export interface OperationsOptions {
 const everybody = { config: { access: 'public' } } as const;
 const known = { config: { access: 'known' } } as const;
 
-export function registerOperations(app: FastifyInstance, options: OperationsOptions): void {
+/** `describe` makes the OpenAPI document; it is called once, when somebody asks. */
+export function registerOperations(app: FastifyInstance, options: OperationsOptions, describe: () => object): void {
   app.get('/healthz', everybody, async (_request, reply) => reply.send({ status: 'ok' }));
 
   app.get('/readyz', everybody, async (_request, reply) => {
@@ -23,6 +24,12 @@ export function registerOperations(app: FastifyInstance, options: OperationsOpti
   app.get('/version', known, async (_request, reply) =>
     reply.send({ name: 'large-payload-service', version: options.version, node: process.version, api: ['v2', 'v3'] }),
   );
+
+  let document: string | undefined;
+  app.get('/openapi.json', known, async (_request, reply) => {
+    document ??= JSON.stringify(describe());
+    return reply.header('content-type', 'application/json').send(document);
+  });
 
   const registry = options.metrics?.registry;
   if (registry === undefined) return;

@@ -1,28 +1,12 @@
 /** Uploads past the service: `POST /v3/uploads`, then a PUT to the bucket, then `…/complete`. */
-import {
-  type BlobKey,
-  isDigest,
-  keyFor,
-  LpsError,
-  type Metadata,
-  parseKey,
-  parseNamespace,
-  parsePrefix,
-} from '@large-payload/core';
+import { LpsError } from '@large-payload/core';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
-import { z } from 'zod';
+import type { z } from 'zod';
 import type { DirectUploads } from '../direct/direct-uploads.js';
+import { bodyOf } from '../http/query.js';
 import type { Transfers } from '../http/transfer.js';
+import { beginUpload, completeUpload, uploadBody, uploadBodyWords } from '../openapi/uploads.js';
 
-const size = z.int().min(0);
-const byKey = z.strictObject({ key: z.string(), size });
-const byParts = z.strictObject({
-  namespace: z.string(),
-  digest: z.string(),
-  size,
-  prefix: z.string().optional(),
-  metadata: z.record(z.string(), z.base64()).nullable().optional(),
-});
 const uncached = { 'cache-control': 'private, no-store' } as const;
 
 /** `uploads` is absent where there are none: then a client knows it from the answer. */
@@ -31,10 +15,11 @@ export function registerUploads(app: FastifyInstance, transfers: Transfers, uplo
 
   const began = {
     right: 'write',
-    over: (request: FastifyRequest) => [requestedUpload(request.body).key.namespace],
+    over: (request: FastifyRequest) => [requestedUpload(request).key.namespace],
   } as const;
-  app.post('/v3/uploads', { bodyLimit: 1024 * 1024, config: { access: began } }, async (request, reply) => {
-    const { key, size } = requestedUpload(request.body);
+  const begin = { bodyLimit: 1024 * 1024, config: { access: began, operation: beginUpload } };
+  app.post('/v3/uploads', begin, async (request, reply) => {
+    const { key, size } = requestedUpload(request);
     if (uploads === undefined) throw notOffered();
     if (size > limits.maxBlobBytes) throw tooLarge(limits.maxBlobBytes);
     const offer = await uploads.begin(key, size);
@@ -45,8 +30,8 @@ export function registerUploads(app: FastifyInstance, transfers: Transfers, uplo
       .send(offer);
   });
 
-  const access = { right: 'write', over: 'handler' } as const;
-  app.post<{ Params: { id: string } }>('/v3/uploads/:id/complete', { config: { access } }, async (request, reply) => {
+  const complete = { config: { access: { right: 'write', over: 'handler' }, operation: completeUpload } } as const;
+  app.post<{ Params: { id: string } }>('/v3/uploads/:id/complete', complete, async (request, reply) => {
     if (uploads === undefined) throw notOffered();
     const { key, outcome, protectedUntil, size } = await uploads.complete(request.params.id, (namespace) =>
       request.caller.may(namespace),
@@ -59,29 +44,9 @@ export function registerUploads(app: FastifyInstance, transfers: Transfers, uplo
   });
 }
 
-/** Throws INVALID_ARGUMENT, INVALID_KEY, INVALID_METADATA. */
-function requestedUpload(body: unknown): { key: BlobKey; size: number } {
-  const whole = byKey.safeParse(body);
-  if (whole.success) return { key: parseKey(whole.data.key), size: whole.data.size };
-  const parts = byParts.safeParse(body);
-  if (!parts.success || !isDigest(parts.data.digest)) {
-    throw new LpsError(
-      'INVALID_ARGUMENT',
-      'the body must be {"key","size"} or {"namespace","digest","size","prefix","metadata"}, with prefix and metadata optional and metadata values in base64',
-    );
-  }
-  const { namespace, digest, size, prefix } = parts.data;
-  const metadata = metadataOf(parts.data.metadata);
-  const key = parseKey(keyFor(parseNamespace(namespace), digest, metadata));
-  if (prefix === undefined || prefix === key.prefix) return { key, size };
-  if (key.prefix !== undefined) throw new LpsError('INVALID_ARGUMENT', 'the prefix is not that of the metadata');
-  return { key: { ...key, prefix: parsePrefix(prefix) }, size };
-}
-
-function metadataOf(encoded: Readonly<Record<string, string>> | null | undefined): Metadata | null {
-  const entries = Object.entries(encoded ?? {});
-  if (entries.length === 0) return null;
-  return Object.fromEntries(entries.map(([name, value]) => [name, new Uint8Array(Buffer.from(value, 'base64'))]));
+/** Throws INVALID_ARGUMENT, INVALID_KEY. */
+function requestedUpload(request: FastifyRequest): z.output<typeof uploadBody> {
+  return bodyOf(request, uploadBody, uploadBodyWords);
 }
 
 function notOffered(): LpsError {

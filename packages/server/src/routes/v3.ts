@@ -7,21 +7,28 @@ import {
   LpsError,
   type PresignedRequest,
   parseKey,
-  parseNamespace,
-  parseObjectName,
   statOf,
 } from '@large-payload/core';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
-import { z } from 'zod';
-import { parseQuery, requiredOf } from '../http/query.js';
+import { bodyOf, queryOf } from '../http/query.js';
 import { etagOf, parseRange } from '../http/send-blob.js';
 import type { Transfers } from '../http/transfer.js';
+import {
+  getBlob,
+  getQuery,
+  headBlob,
+  headQuery,
+  listBlobs,
+  listQuery,
+  putBlob,
+  putQuery,
+  statBlobs,
+  statBody,
+  statBodyWords,
+} from '../openapi/blobs.js';
+import type { ParsedKey } from '../openapi/schemas.js';
 import { type V1Options, v1Namespaces } from './v1.js';
-import { keyInQuery, requireOctets } from './v2.js';
-
-const maxKeysPerStat = 1000;
-const maxPerPage = 1000;
-const statBody = z.strictObject({ keys: z.array(z.string()).max(maxKeysPerStat) });
+import { requireOctets } from './v2.js';
 
 export interface V3Options {
   /** Serves blobs of version 1. */
@@ -34,28 +41,27 @@ export function registerV3(app: FastifyInstance, transfers: Transfers, options: 
   const { store } = transfers;
   const redirect = redirecting(store, options.downloadLifetimeMs);
 
-  const readable = { right: 'read', over: (request: FastifyRequest) => ownersOf(request.raw.url, options.v1) } as const;
-
-  app.put('/v3/blobs', { config: { access: { right: 'write', over: keyInQuery } } }, async (request, reply) => {
+  const written = { right: 'write', over: (request: FastifyRequest) => [keyToPut(request).blob.namespace] } as const;
+  app.put('/v3/blobs', { config: { access: written, operation: putBlob } }, async (request, reply) => {
     const { key, outcome, protectedUntil } = await transfers.receive(request, reply, () => {
       requireOctets(request);
-      const key = requiredOf(parseQuery(request.raw.url ?? ''), 'key');
-      return { key, digest: parseKey(key).digest };
+      const { text, blob } = keyToPut(request);
+      return { key: text, digest: blob.digest };
     });
     return reply.code(outcome === 'created' ? 201 : 200).send({ key, outcome, protectedUntil });
   });
 
-  app.head('/v3/blobs', { config: { access: readable } }, async (request, reply) => {
-    const key = readableKey(request.raw.url, options.v1);
-    const info = await store.head(key);
+  const headable = { right: 'read', over: ownersBy(headQuery, options.v1) } as const;
+  app.head('/v3/blobs', { config: { access: headable, operation: headBlob } }, async (request, reply) => {
+    const info = await store.head(queryOf(request, headQuery).key);
     if (info === undefined) throw notFound();
     return reply.headers(headHeaders(info)).send();
   });
 
-  app.get('/v3/blobs', { config: { access: readable } }, async (request, reply) => {
-    const key = readableKey(request.raw.url, options.v1);
+  const readable = { right: 'read', over: ownersBy(getQuery, options.v1) } as const;
+  app.get('/v3/blobs', { config: { access: readable, operation: getBlob } }, async (request, reply) => {
+    const { key, redirect: minBytes } = queryOf(request, getQuery);
     const etag = etagOf(key);
-    const minBytes = minRedirectBytes(request.raw.url);
     if (etag !== undefined && matches(request.headers['if-none-match'], etag)) {
       if ((await store.head(key)) === undefined) throw notFound();
       return reply.code(304).header('etag', etag).header('cache-control', 'private, no-store').send();
@@ -80,27 +86,41 @@ export function registerV3(app: FastifyInstance, transfers: Transfers, options: 
     });
   });
 
-  const asked = { right: 'read', over: ({ body }: FastifyRequest) => statKeys(body).namespaces } as const;
-  app.post('/v3/blobs/stat', { bodyLimit: 2 * 1024 * 1024, config: { access: asked } }, async (request, reply) => {
-    const found = await statOf(store, statKeys(request.body).keys);
+  const asked = { right: 'read', over: (request: FastifyRequest) => namespacesOf(keysToStat(request)) } as const;
+  const stat = { bodyLimit: 2 * 1024 * 1024, config: { access: asked, operation: statBlobs } };
+  app.post('/v3/blobs/stat', stat, async (request, reply) => {
+    const keys = keysToStat(request).map(({ text }) => text);
+    const found = await statOf(store, keys);
     const blobs = [...found.values()].map(({ key, size, protectedUntil }) => ({ key, size, protectedUntil }));
     return reply.header('cache-control', 'private, no-store').send({ blobs });
   });
 
-  const listed = { right: 'read', over: ({ raw }: FastifyRequest) => listRange(raw.url).namespaces } as const;
-  app.get('/v3/blobs/list', { config: { access: listed } }, async (request, reply) => {
-    const query = parseQuery(request.raw.url ?? '');
-    const { prefix } = listRange(request.raw.url);
-    const after = query.get('after');
-    const limit = pageSize(query.get('limit'));
+  const listed = {
+    right: 'read',
+    over: (request: FastifyRequest) => queryOf(request, listQuery).prefix.namespaces,
+  } as const;
+  app.get('/v3/blobs/list', { config: { access: listed, operation: listBlobs } }, async (request, reply) => {
+    const { prefix, after, limit } = queryOf(request, listQuery);
     const page: BlobInfo[] = [];
-    for await (const info of store.list(prefix, after === undefined ? {} : { after: checkedAfter(after) })) {
+    for await (const info of store.list(prefix.text, after === undefined ? {} : { after })) {
       if (page.push(info) === limit) break;
     }
     const blobs = page.map(({ key, size, modifiedAt }) => ({ key, size, modifiedAt }));
     const next = page.length === limit ? page.at(-1)?.key : null;
     return reply.header('cache-control', 'private, no-store').send({ blobs, next });
   });
+}
+
+function keyToPut(request: FastifyRequest): ParsedKey {
+  return queryOf(request, putQuery).key;
+}
+
+function keysToStat(request: FastifyRequest): readonly ParsedKey[] {
+  return bodyOf(request, statBody, statBodyWords).keys;
+}
+
+function namespacesOf(keys: readonly ParsedKey[]): readonly string[] {
+  return [...new Set(keys.map(({ blob }) => blob.namespace))];
 }
 
 interface Redirect {
@@ -142,51 +162,19 @@ function redirecting(
   };
 }
 
-/** `redirect=N`: blobs of N bytes and more may be had elsewhere. */
-function minRedirectBytes(url: string | undefined): number | undefined {
-  const text = parseQuery(url ?? '').get('redirect');
-  if (text === undefined) return undefined;
-  if (/^[1-9]\d{0,15}$/.test(text)) return Number(text);
-  throw new LpsError('INVALID_ARGUMENT', 'redirect must be the least size in bytes, from 1');
-}
-
-function readableKey(url: string | undefined, v1: V1Options | undefined): string {
-  const key = requiredOf(parseQuery(url ?? ''), 'key');
-  if (v1 === undefined || !isOfV1(key)) parseKey(key);
-  return key;
+/** Whose the blob is that a query names. What is no key is refused here, before any handler. */
+function ownersBy(
+  query: typeof headQuery | typeof getQuery,
+  v1: V1Options | undefined,
+): (request: FastifyRequest) => readonly string[] | 'everywhere' {
+  return (request) => {
+    const { key } = queryOf(request, query);
+    return v1 !== undefined && isOfV1(key) ? v1Namespaces(v1) : [parseKey(key).namespace];
+  };
 }
 
 function isOfV1(key: string): boolean {
   return key.startsWith('blobs/') && isDigest(key.slice('blobs/'.length));
-}
-
-/** Whose a blob is. */
-function ownersOf(url: string | undefined, v1: V1Options | undefined): readonly string[] | 'everywhere' {
-  const key = readableKey(url, v1);
-  return v1 !== undefined && isOfV1(key) ? v1Namespaces(v1) : [parseKey(key).namespace];
-}
-
-function statKeys(body: unknown): { readonly keys: readonly string[]; readonly namespaces: readonly string[] } {
-  const { success, data } = statBody.safeParse(body);
-  if (!success)
-    throw new LpsError('INVALID_ARGUMENT', `the body must be {"keys":[…]} with at most ${maxKeysPerStat} keys`);
-  return { keys: data.keys, namespaces: [...new Set(data.keys.map((key) => parseKey(key).namespace))] };
-}
-
-/** What a list goes over. A prefix that ends inside a namespace's name reaches into others. */
-function listRange(url: string | undefined): {
-  readonly prefix: string;
-  readonly namespaces: readonly string[] | 'everywhere';
-} {
-  const prefix = parseQuery(url ?? '').get('prefix') ?? '/blobs/';
-  if (!prefix.startsWith('/blobs/')) throw new LpsError('INVALID_ARGUMENT', 'prefix must begin with /blobs/');
-  const [namespace, rest] = prefix.slice('/blobs/'.length).split('/', 2);
-  return { prefix, namespaces: rest === undefined ? 'everywhere' : [parseNamespace(namespace)] };
-}
-
-function checkedAfter(after: string): string {
-  parseObjectName(after);
-  return after;
 }
 
 function headHeaders(info: BlobInfo): Record<string, string | number> {
@@ -208,13 +196,6 @@ function matches(header: string | undefined, etag: string): boolean {
 /** `If-Range` with our ETag, or none, lets a range through; anything else means the whole. */
 function ifRange(header: string | string[] | undefined, etag: string | undefined): boolean {
   return header === undefined || header === etag;
-}
-
-function pageSize(text: string | undefined): number {
-  if (text === undefined) return maxPerPage;
-  const limit = /^\d{1,4}$/.test(text) ? Number(text) : 0;
-  if (limit >= 1 && limit <= maxPerPage) return limit;
-  throw new LpsError('INVALID_ARGUMENT', `limit must be a number from 1 to ${maxPerPage}`);
 }
 
 function notFound(): LpsError {
