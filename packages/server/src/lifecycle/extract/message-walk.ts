@@ -1,0 +1,83 @@
+/** A decoded message taken apart, along its descriptors. */
+import type { Payload } from '@temporalio/common';
+import { anyType, type FieldPlan, fieldsOf, type ReflectedType, typeNamed } from './descriptors.js';
+
+export type Part =
+  | { readonly kind: 'payload'; readonly payload: Payload }
+  | { readonly kind: 'bytes'; readonly bytes: Uint8Array }
+  | { readonly kind: 'text'; readonly text: string }
+  /** Its parts come later. */
+  | { readonly kind: 'message' }
+  /** Not what the descriptors say, by the name of the field. */
+  | { readonly kind: 'other'; readonly field: string };
+
+/** Everything in the message, in no order. No recursion: messages nest as deep as whoever sent them likes. */
+export function* partsOf(type: ReflectedType, message: object): Generator<Part> {
+  const waiting: { readonly type: ReflectedType; readonly message: object }[] = [{ type, message }];
+  for (let next = waiting.pop(); next !== undefined; next = waiting.pop()) {
+    yield* unknownFields(next.message);
+    if (next.type.fullName === anyType) yield* contentOfAny(next.message, waiting);
+    for (const field of fieldsOf(next.type)) {
+      for (const value of valuesOf(field, next.message)) {
+        if (field.type !== undefined && field.kind === 'message' && typeof value === 'object') {
+          waiting.push({ type: field.type, message: value });
+          yield { kind: 'message' };
+        } else yield partOf(field, value);
+      }
+      if (field.hasTextKeys) yield* keysOf(field, next.message);
+    }
+  }
+}
+
+/** Values of one field; none that are absent. */
+function* valuesOf({ name, shape, kind }: FieldPlan, message: object): Generator<NonNullable<unknown>> {
+  const value = (message as Record<string, unknown>)[name];
+  if (value == null || kind === 'number') return;
+  if (shape === 'one') yield value;
+  else if (typeof value !== 'object') yield value;
+  else for (const item of Object.values(value)) if (item != null) yield item;
+}
+
+function* keysOf({ name }: FieldPlan, message: object): Generator<Part> {
+  const map = (message as Record<string, unknown>)[name];
+  if (typeof map === 'object' && map !== null) for (const text of Object.keys(map)) yield { kind: 'text', text };
+}
+
+function partOf({ kind, name }: FieldPlan, value: NonNullable<unknown>): Part {
+  if (kind === 'payload') return isDecodedPayload(value) ? { kind, payload: value } : { kind: 'other', field: name };
+  if (isBytes(value)) return { kind: 'bytes', bytes: value };
+  if (typeof value === 'string') return { kind: 'text', text: value };
+  return { kind: 'other', field: name };
+}
+
+function isBytes(value: unknown): value is Uint8Array {
+  return value instanceof Uint8Array;
+}
+
+function isDecodedPayload(value: object): value is Payload {
+  const { metadata, data } = value as { readonly metadata?: unknown; readonly data?: unknown };
+  if (data != null && !isBytes(data)) return false;
+  return metadata == null || (typeof metadata === 'object' && Object.values(metadata).every((one) => isBytes(one)));
+}
+
+/** Fields of a newer server, where the reader was told to keep them (protobufjs: `discardUnknown`). */
+function* unknownFields(message: object): Generator<Part> {
+  const { $unknowns: fields } = message as { readonly $unknowns?: unknown };
+  if (!Array.isArray(fields)) return;
+  for (const bytes of fields) if (isBytes(bytes)) yield { kind: 'bytes', bytes };
+}
+
+/** The message inside, where its type is known; its bytes are searched in any case. */
+function* contentOfAny(
+  any: { readonly type_url?: unknown; readonly value?: unknown },
+  waiting: { readonly type: ReflectedType; readonly message: object }[],
+): Generator<Part> {
+  const { type_url: url, value } = any;
+  const type = typeof url === 'string' ? typeNamed(url.slice(url.lastIndexOf('/') + 1)) : undefined;
+  if (type === undefined || !isBytes(value)) return;
+  try {
+    waiting.push({ type, message: type.decode(value) });
+  } catch {
+    yield { kind: 'other', field: 'Any' };
+  }
+}
