@@ -10,8 +10,8 @@ import { encodeReferencePayload } from '@temporalio/common/lib/internal-non-work
 import { GcsStorageDriver } from '@temporalio/external-storage-gcs';
 import { S3StorageDriver } from '@temporalio/external-storage-s3';
 import { type Answer, request } from '../http/testing.js';
-import { faultOf } from '../openapi/answer-check.js';
 import { type CodecVerb, codecOperation } from '../openapi/codec.js';
+import { faultOf } from '../openapi/testing.js';
 import type { CodecConfig } from './configured.js';
 import { type CodecHandlerOptions, codecRoutes } from './handler.js';
 import { parsePayloads } from './payloads-json.js';

@@ -11,7 +11,7 @@ import {
 } from '@large-payload/core';
 import { pino } from 'pino';
 import { createMetrics } from '../metrics.js';
-import { checkAnswers } from '../openapi/answer-check.js';
+import { checkAnswers } from '../openapi/testing.js';
 import { type App, type AppOptions, createApp } from './app.js';
 
 export interface RunningApp extends App {

@@ -2,7 +2,7 @@
  * What a route says of itself in its `config.operation`, for the OpenAPI document (./document.ts).
  *
  * The schemas of query and body are those that the handler validates with; those of answers are what the tests hold every
- * answer against (./answer-check.ts).
+ * answer against (./testing.ts).
  */
 import { type ErrorCode, statusOf } from '@large-payload/core';
 import type { z } from 'zod';
