@@ -19,6 +19,7 @@ import { ownDataDir } from './catalog/embedded-postgres-owner.js';
 import { openCatalog } from './catalog/postgres-catalog.js';
 import { type Alarms, catalogued } from './catalogued.js';
 import { openCodec } from './codec/configured.js';
+import { isLoopback } from './config/checks.js';
 import type { Config } from './config/settings.js';
 import { openDirectTransfers } from './direct/direct-transfers.js';
 import { uploadEffects } from './direct/upload-effects.js';
@@ -138,6 +139,7 @@ async function start(
     ...(config.v1Namespace === undefined ? {} : { v1: { namespace: config.v1Namespace } }),
     workflows: durable.workflows,
     behindProxy: config.tlsTerminatedUpstream,
+    isOnLoopback: config.auth === 'none' && isLoopback(config.host),
     gate: access.gate,
     ...(codec === undefined ? {} : { codec: { codec: codec.codec, corsOrigins: config.corsOrigins, pace } }),
     audit: access.audit,

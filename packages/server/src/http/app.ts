@@ -13,7 +13,7 @@ import type { Audit } from '../auth/audit.js';
 import { registerAudit } from '../auth/audit-hook.js';
 import { type GateOptions, registerGate } from '../auth/gate.js';
 import { anonymous } from '../auth/principal.js';
-import { registerCors } from '../codec/cors.js';
+import { corsHeaders, registerCors } from '../codec/cors.js';
 import type { DirectTransfers } from '../direct/direct-transfers.js';
 import type { WorkflowAdmin } from '../durable/workflow-admin.js';
 import type { Metrics } from '../metrics.js';
@@ -25,6 +25,7 @@ import { registerV1, type V1Options } from '../routes/v1.js';
 import { registerV2 } from '../routes/v2.js';
 import { registerV3 } from '../routes/v3.js';
 import { registerWorkflows } from '../routes/workflows.js';
+import { registerOwnHost } from './own-host.js';
 import { type PaceLimits, PaceMonitor } from './pace.js';
 import { problemFor, toLpsError } from './problem.js';
 import type { TlsFiles } from './tls.js';
@@ -49,6 +50,8 @@ export interface AppOptions {
   readonly audit?: Audit | undefined;
   /** The address of a caller is what the proxy in front says it is. */
   readonly behindProxy?: boolean;
+  /** Listens on loopback, and asks nobody who he is. */
+  readonly isOnLoopback?: boolean;
   /** Answers HTTPS. */
   readonly tls?: TlsFiles;
   /** Past the service. Absent: all bytes go through it. */
@@ -95,7 +98,11 @@ export function createApp(options: AppOptions): App {
     bodyLimit: 64 * 1024,
     genReqId: requestId,
     clientErrorHandler: refuseConnection,
-    frameworkErrors: (error, request, reply) => void sendProblem(error, request, reply),
+    frameworkErrors(error, request, reply) {
+      // a URL that is none has been through no hook
+      if (options.codec !== undefined) reply.headers(corsHeaders(request.headers, options.codec.corsOrigins));
+      sendProblem(error, request, reply);
+    },
   }) as unknown as FastifyInstance;
   const transfers = new Transfers(options.store, options.limits, new PaceMonitor(options.pace), options.metrics);
   app.server.maxConnections = options.limits.maxConnections;
@@ -107,6 +114,7 @@ export function createApp(options: AppOptions): App {
 
   observeRequests(app, options.metrics);
   if (options.codec !== undefined) registerCors(app, options.codec.corsOrigins); // refusals need them, too
+  if (options.isOnLoopback === true) registerOwnHost(app);
   registerGate(app, options.gate ?? {}, transfers);
   if (options.audit !== undefined) registerAudit(app, options.audit);
   app.setErrorHandler(sendProblem);
