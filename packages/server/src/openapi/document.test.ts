@@ -3,8 +3,12 @@ import { errorCodes, statusOf } from '@large-payload/core';
 import { Validator } from '@seriousme/openapi-schema-validator';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { z } from 'zod';
+import { formatPayloads, parsePayloads } from '../codec/payloads-json.js';
 import { createCodec } from '../codec/pipeline.js';
 import { type RunningApp, request, startApp } from '../http/testing.js';
+import { statBody } from './blobs.js';
+import { payloads } from './codec.js';
+import { uploadBody } from './uploads.js';
 
 interface Parameter {
   readonly name: string;
@@ -148,6 +152,18 @@ describe('the OpenAPI document', () => {
     };
     walk(JSON.parse(text.replaceAll('#/components/schemas/', '#/$defs/')));
     expect(checked).toBeGreaterThan(20);
+  });
+
+  it('has examples of bodies that the handlers take', () => {
+    const examplesOf = (type: z.ZodType): unknown[] => (z.globalRegistry.get(type)?.examples ?? []) as unknown[];
+    for (const body of [statBody, uploadBody]) {
+      expect(examplesOf(body)).not.toEqual([]);
+      for (const example of examplesOf(body)) body.parse(example);
+    }
+    for (const example of examplesOf(payloads)) {
+      const parsed = parsePayloads(Buffer.from(JSON.stringify(example)));
+      expect(JSON.parse([...formatPayloads(parsed)].join(''))).toEqual(example);
+    }
   });
 
   it('is the same whoever asks, and how often', async () => {
