@@ -190,8 +190,9 @@ function sendProblem(error: unknown, request: FastifyRequest, reply: FastifyRepl
 
 /** Where callers are asked who they are. */
 function callerOf(request: FastifyRequest): Record<string, string> {
-  const { caller } = request as { readonly caller: FastifyRequest['caller'] | null };
-  return caller === null || caller.principal === anonymous ? {} : { caller: caller.principal.id };
+  // not there on public routes, and where no route was found
+  const { principal = anonymous } = (request.caller as FastifyRequest['caller'] | null) ?? {};
+  return principal === anonymous ? {} : { caller: principal.id };
 }
 
 function traceOf(request: FastifyRequest): Record<string, string> {
