@@ -1,0 +1,357 @@
+/**
+ * A real cluster, over the raw gRPC services of Temporal's client.
+ *
+ * NotFound is believed when Temporal itself says it, of an id, in a namespace that is still the one that was described: a
+ * namespace that was made anew, or an address that now leads to an empty cluster, answers NotFound for everything.
+ */
+import { type Clock, isLpsError, LpsError, systemClock } from '@large-payload/core';
+import { Connection } from '@temporalio/client';
+import { temporal } from '@temporalio/proto';
+import { type ClusterSettings, type ClusterTls, readApiKey } from '../clusters.js';
+import { isClosedStatus } from '../run-status.js';
+import type {
+  DescribedNamespace,
+  DescribedRun,
+  DescribedSchedule,
+  HistoryEvent,
+  ListedRun,
+  Page,
+  RunId,
+  TemporalCluster,
+  TemporalNamespace,
+} from '../temporal-api.js';
+import { type Call, Calls, isTooLarge } from './calls.js';
+import { allDivisions, foreignArchetype, schedulerArchetype, schedulersOnly } from './divisions.js';
+import { type NamespaceDescription, namespaceGaps, retentionMsOf, unreadKinds, versionGaps } from './gaps.js';
+import { grpcFailure, grpcStatus, isGone } from './grpc-failure.js';
+
+export interface ClusterOptions {
+  readonly clock?: Clock;
+  /** For one request. Default 30,000 ms. */
+  readonly deadlineMs?: number;
+}
+
+const runsPerPage = 1000;
+/** What the server allows at most; fewer when they are so large that an answer cannot be taken. */
+const eventsPerPage = [256, 32, 4, 1] as const;
+/** Several NotFounds in so short a time share one look at the namespace, in ms. */
+const identityFreshMs = 1000;
+/** An answer is held in memory as a whole; one workflow task alone may write 40 MB of events. */
+const maxAnswerBytes = 64 * 1024 * 1024;
+
+const { NamespaceState } = temporal.api.enums.v1;
+
+/** Connects when first asked. */
+export function openCluster(settings: ClusterSettings, options: ClusterOptions = {}): TemporalCluster {
+  return new GrpcCluster(settings, options);
+}
+
+class GrpcCluster implements TemporalCluster {
+  readonly #settings: ClusterSettings;
+  readonly #connection: Connection;
+  readonly #calls: Calls;
+  readonly #clock: Clock;
+  #apiKey = '';
+
+  constructor(settings: ClusterSettings, { clock = systemClock, deadlineMs = 30_000 }: ClusterOptions) {
+    this.#settings = settings;
+    this.#clock = clock;
+    const { address, tls, requestsPerSecond, apiKeyFile } = settings;
+    this.#connection = Connection.lazy({
+      address,
+      tls: tls === undefined ? false : tlsOptions(tls),
+      ...(apiKeyFile === undefined ? {} : { apiKey: () => this.#apiKey }),
+      // retries are the business of whoever marks
+      interceptors: [],
+      channelArgs: { 'grpc.max_receive_message_length': maxAnswerBytes },
+    });
+    const connection = this.#connection;
+    this.#calls = new Calls({ cluster: settings.name, connection, requestsPerSecond, clock, deadlineMs });
+  }
+
+  get name(): string {
+    return this.#settings.name;
+  }
+
+  async namespaces(): Promise<readonly TemporalNamespace[]> {
+    const { namespaces } = this.#settings;
+    const names = namespaces === 'all' ? await this.#listNamespaces() : namespaces;
+    return names.map(
+      (name) => new GrpcNamespace(name, this.#settings, this.#calls, this.#clock, () => this.#readKey()),
+    );
+  }
+
+  async close(): Promise<void> {
+    this.#calls.close();
+    await this.#connection.close();
+  }
+
+  async #listNamespaces(): Promise<string[]> {
+    await this.#readKey();
+    const names: string[] = [];
+    for (let nextPageToken = new Uint8Array(); ; ) {
+      const { namespaces, nextPageToken: next } = await this.#calls.call({
+        method: 'ListNamespaces',
+        ask: ({ workflowService }) => workflowService.listNamespaces({ pageSize: 100, nextPageToken }),
+      });
+      const there = namespaces.filter(
+        ({ namespaceInfo }) => namespaceInfo?.state !== NamespaceState.NAMESPACE_STATE_DELETED,
+      );
+      names.push(...there.map(({ namespaceInfo }) => namespaceInfo?.name ?? ''));
+      if (next.length === 0) return names;
+      nextPageToken = new Uint8Array(next);
+    }
+  }
+
+  async #readKey(): Promise<void> {
+    const { apiKeyFile } = this.#settings;
+    if (apiKeyFile === undefined) return;
+    this.#apiKey = await readApiKey(apiKeyFile).catch((cause: Error) => {
+      throw new LpsError('TEMPORAL_REFUSED', `${this.name}: api-key-file: ${cause.message}`, { cause });
+    });
+  }
+}
+
+class GrpcNamespace implements TemporalNamespace {
+  readonly name: string;
+  readonly #settings: ClusterSettings;
+  readonly #calls: Calls;
+  readonly #clock: Clock;
+  readonly #readKey: () => Promise<void>;
+  /** As it was last described. */
+  #id: string | undefined;
+  #idSeenAt = Number.NEGATIVE_INFINITY;
+
+  constructor(name: string, settings: ClusterSettings, calls: Calls, clock: Clock, readKey: () => Promise<void>) {
+    this.name = name;
+    this.#settings = settings;
+    this.#calls = calls;
+    this.#clock = clock;
+    this.#readKey = readKey;
+  }
+
+  get cluster(): string {
+    return this.#settings.name;
+  }
+
+  async describe(): Promise<DescribedNamespace> {
+    await this.#readKey();
+    const description = await this.#describeNamespace();
+    const { clusterId, clusterName, serverVersion } = await this.#clusterInfo();
+    const namespaceId = description.namespaceInfo?.id ?? '';
+    this.#id = namespaceId;
+    this.#idSeenAt = this.#clock.monotonicMs();
+    const gaps = [
+      ...versionGaps(serverVersion, this.#settings.acceptServerVersions),
+      ...namespaceGaps(description, clusterName),
+      ...(await this.#unreadKinds()),
+    ];
+    return { clusterId, namespaceId, serverVersion, retentionMs: retentionMsOf(description.config), gaps };
+  }
+
+  async listRuns(next?: Uint8Array): Promise<Page<ListedRun>> {
+    // two lists, one after the other: the usual runs, then those of system workflows
+    const [list = 0, ...token] = next ?? [];
+    const query = list === 0 ? '' : allDivisions;
+    const nextPageToken = Uint8Array.from(token);
+    const answer = await this.#ask('ListWorkflowExecutions', true, ({ workflowService }, namespace) =>
+      workflowService.listWorkflowExecutions({ namespace, pageSize: runsPerPage, nextPageToken, query }),
+    );
+    const items = oneForeign(answer.executions).map(
+      ({ execution, status }): ListedRun => ({
+        workflowId: execution?.workflowId ?? '',
+        runId: execution?.runId ?? '',
+        isClosed: isClosedStatus(status),
+      }),
+    );
+    const isLast = answer.nextPageToken.length === 0;
+    if (isLast && list !== 0) return { items };
+    return { items, next: isLast ? Uint8Array.of(1) : Uint8Array.of(list, ...answer.nextPageToken) };
+  }
+
+  describeRun(execution: RunId): Promise<DescribedRun | undefined> {
+    return this.#askById('DescribeWorkflowExecution', ({ workflowService }, namespace) =>
+      workflowService.describeWorkflowExecution({ namespace, execution }),
+    );
+  }
+
+  async historyBackwards(execution: RunId, next?: Uint8Array): Promise<Page<HistoryEvent> | undefined> {
+    const answer = await this.#historyPage(execution, next ?? new Uint8Array());
+    if (answer === undefined) return undefined;
+    const items = answer.history?.events ?? [];
+    return answer.nextPageToken.length === 0 ? { items } : { items, next: answer.nextPageToken };
+  }
+
+  async listSchedules(next: Uint8Array = new Uint8Array()): Promise<Page<string>> {
+    const answer = await this.#ask('ListSchedules', true, ({ workflowService }, namespace) =>
+      workflowService.listSchedules({ namespace, maximumPageSize: runsPerPage, nextPageToken: next }),
+    );
+    const items = answer.schedules.map(({ scheduleId }) => scheduleId ?? '');
+    return answer.nextPageToken.length === 0 ? { items } : { items, next: answer.nextPageToken };
+  }
+
+  describeSchedule(scheduleId: string): Promise<DescribedSchedule | undefined> {
+    return this.#askById('DescribeSchedule', ({ workflowService }, namespace) =>
+      workflowService.describeSchedule({ namespace, scheduleId }),
+    );
+  }
+
+  async #historyPage(
+    execution: RunId,
+    nextPageToken: Uint8Array,
+  ): Promise<
+    | (temporal.api.workflowservice.v1.IGetWorkflowExecutionHistoryReverseResponse & {
+        nextPageToken: Uint8Array;
+      })
+    | undefined
+  > {
+    const method = 'GetWorkflowExecutionHistoryReverse';
+    for (const [index, maximumPageSize] of eventsPerPage.entries()) {
+      try {
+        return await this.#askById(method, ({ workflowService }, namespace) =>
+          workflowService.getWorkflowExecutionHistoryReverse({ namespace, execution, maximumPageSize, nextPageToken }),
+        );
+      } catch (error) {
+        const cause = isLpsError(error) ? error.cause : error;
+        if (isTooLarge(cause) && index < eventsPerPage.length - 1) continue;
+        throw nextPageToken.length > 0 && isInvalid(cause) ? pageLost(error) : error;
+      }
+    }
+    return undefined;
+  }
+
+  #describeNamespace(): Promise<NamespaceDescription> {
+    return this.#ask('DescribeNamespace', false, ({ workflowService }, namespace) =>
+      workflowService.describeNamespace({ namespace }),
+    );
+  }
+
+  async #clusterInfo(): Promise<{ clusterId: string; clusterName: string; serverVersion: string }> {
+    const info = await this.#calls.call({
+      method: 'GetClusterInfo',
+      ask: ({ workflowService }) => workflowService.getClusterInfo({}),
+    });
+    if (info.serverVersion !== '') return info;
+    const { serverVersion } = await this.#calls.call({
+      method: 'GetSystemInfo',
+      ask: ({ workflowService }) => workflowService.getSystemInfo({}),
+    });
+    return { ...info, serverVersion };
+  }
+
+  async #unreadKinds(): Promise<string[]> {
+    const pageSize = 1;
+    const activities = await this.#anyOf('ListActivityExecutions', async ({ workflowService }, namespace) => {
+      return (await workflowService.listActivityExecutions({ namespace, pageSize })).executions;
+    });
+    const operations = await this.#anyOf('ListNexusOperationExecutions', async ({ workflowService }, namespace) => {
+      return (await workflowService.listNexusOperationExecutions({ namespace, pageSize })).operations;
+    });
+    const query = schedulersOnly;
+    const schedules = await this.#anyOf('ListWorkflowExecutions', async ({ workflowService }, namespace) => {
+      return (await workflowService.listWorkflowExecutions({ namespace, pageSize, query })).executions;
+    });
+    return [
+      ...(activities ? [unreadKinds.activities] : []),
+      ...(operations ? [unreadKinds.nexusOperations] : []),
+      ...(schedules ? [unreadKinds.schedules] : []),
+    ];
+  }
+
+  /** A server that does not know the call has none; one that only turned it off shows them in `listRuns`. */
+  async #anyOf(
+    method: string,
+    list: (connection: Connection, namespace: string) => Promise<readonly unknown[]>,
+  ): Promise<boolean> {
+    const call = this.#callOf(method, true, list);
+    try {
+      return (await this.#calls.raw(call)).length > 0;
+    } catch (error) {
+      if (grpcFailure(error)?.status === grpcStatus.UNIMPLEMENTED) return false;
+      throw this.#calls.errorOf(call, error);
+    }
+  }
+
+  #ask<Answer>(
+    method: string,
+    isVisibility: boolean,
+    ask: (connection: Connection, namespace: string) => Promise<Answer>,
+  ): Promise<Answer> {
+    return this.#calls.call(this.#callOf(method, isVisibility, ask));
+  }
+
+  /** `undefined` when there is nothing of this id, in this namespace. */
+  async #askById<Answer>(
+    method: string,
+    ask: (connection: Connection, namespace: string) => Promise<Answer>,
+  ): Promise<Answer | undefined> {
+    const call = this.#callOf(method, false, ask);
+    try {
+      return await this.#calls.raw(call);
+    } catch (error) {
+      if (!isGone(this.#calls.nameOf(call), error)) throw this.#calls.errorOf(call, error);
+      await this.#requireSameNamespace(call);
+      return undefined;
+    }
+  }
+
+  #callOf<Answer>(
+    method: string,
+    isVisibility: boolean,
+    ask: (connection: Connection, namespace: string) => Promise<Answer>,
+  ): Call<Answer> {
+    const namespace = this.name;
+    return { method, namespace, isVisibility, ask: (connection) => ask(connection, namespace) };
+  }
+
+  async #requireSameNamespace(call: Call<unknown>): Promise<void> {
+    if (this.#id !== undefined && this.#clock.monotonicMs() - this.#idSeenAt < identityFreshMs) return;
+    const seenAt = this.#clock.monotonicMs();
+    const id = (await this.#describeNamespace()).namespaceInfo?.id ?? '';
+    if (this.#id !== undefined && id !== this.#id) {
+      const why = `the namespace is not the one that it was: its id is ${id}, not ${this.#id}`;
+      throw new LpsError('TEMPORAL_REFUSED', `${this.#calls.nameOf(call)}: ${why}`);
+    }
+    this.#id = id;
+    this.#idSeenAt = seenAt;
+  }
+}
+
+/**
+ * Of what is no workflow, one stands for all of a page: it is NotFound when it is asked for as a run, which leaves the mark
+ * incomplete, also when it came after the namespace was described. Schedules are listed by themselves.
+ */
+function oneForeign<Execution extends temporal.api.workflow.v1.IWorkflowExecutionInfo>(
+  executions: readonly Execution[],
+): Execution[] {
+  let isFirst = true;
+  return executions.filter((execution) => {
+    const archetype = foreignArchetype(execution);
+    if (archetype === undefined) return true;
+    if (archetype === schedulerArchetype || !isFirst) return false;
+    isFirst = false;
+    return true;
+  });
+}
+
+function isInvalid(error: unknown): boolean {
+  return grpcFailure(error)?.status === grpcStatus.INVALID_ARGUMENT;
+}
+
+/** The history may have changed under the reader; from its beginning it can be read again. */
+function pageLost(error: unknown): LpsError {
+  const message = error instanceof Error ? error.message : '';
+  return new LpsError('TEMPORAL_UNAVAILABLE', message, { cause: error, details: { isPageLost: true } });
+}
+
+function tlsOptions({ ca, client, serverName }: ClusterTls): {
+  serverNameOverride?: string;
+  serverRootCACertificate?: Buffer;
+  clientCertPair?: { crt: Buffer; key: Buffer };
+} {
+  return {
+    ...(serverName === undefined ? {} : { serverNameOverride: serverName }),
+    ...(ca === undefined ? {} : { serverRootCACertificate: ca }),
+    ...(client === undefined ? {} : { clientCertPair: { crt: client.cert, key: client.key } }),
+  };
+}
