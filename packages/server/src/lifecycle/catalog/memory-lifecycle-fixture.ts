@@ -2,15 +2,21 @@
 import { logicalKey } from '../../catalog/blob-record.js';
 import type { LifecycleHarness } from './lifecycle-contract-fixture.js';
 import { memoryLifecycle } from './memory-lifecycle.js';
+import type { MemoryModel } from './memory-model.js';
+
+export interface MemoryHarness extends LifecycleHarness {
+  readonly model: MemoryModel;
+}
 
 const dayMs = 86_400_000;
 
-export async function openMemoryHarness(): Promise<LifecycleHarness> {
+export function openMemoryHarness(): MemoryHarness {
   let now = Date.now();
   const { catalog, lifecycle, model, lead } = memoryLifecycle({ now: () => now, graceMs: dayMs });
   return {
     catalog,
     lifecycle,
+    model,
     graceMs: dayMs,
     lead: async () => lead(),
     async pass(ms) {

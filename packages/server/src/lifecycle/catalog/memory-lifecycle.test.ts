@@ -1,4 +1,4 @@
 import { testLifecycleCatalog } from './lifecycle-contract-fixture.js';
 import { openMemoryHarness } from './memory-lifecycle-fixture.js';
 
-testLifecycleCatalog('memory', openMemoryHarness);
+testLifecycleCatalog('memory', async () => openMemoryHarness());

@@ -74,6 +74,18 @@ const stateOf = async (key: BlobKey) => (await harness.read(key))?.state;
 const decide = ({ permission, row }: Case) => harness.lifecycle.quarantine(fence, permission, [row.id]);
 const retire = ({ permission, row }: Case) => harness.lifecycle.retire(fence, permission, hourMs, [row.id]);
 
+/** Until so many statements wait for locks; `false` when the call was over before. */
+async function waits(call: Promise<unknown>, count = 1): Promise<boolean> {
+  let isOver = false;
+  const over = (): void => {
+    isOver = true;
+  };
+  call.then(over, over);
+  const waiting = `SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'`;
+  while (!isOver && (await harness.fixture.sql.query(waiting)).rows.length < count);
+  return !isOver;
+}
+
 /** Runs `first` in a transaction, starts `second`, sees it wait for a lock, and commits. */
 async function meanwhile<T>(first: (client: pg.PoolClient) => Promise<unknown>, second: () => Promise<T>): Promise<T> {
   const client = await harness.fixture.sql.connect();
@@ -81,12 +93,11 @@ async function meanwhile<T>(first: (client: pg.PoolClient) => Promise<unknown>, 
     await client.query('BEGIN');
     await first(client);
     const running = second();
-    running.catch(() => undefined);
-    await harness.fixture.untilWaiting();
+    expect(await waits(running), 'it did not wait').toBe(true);
     await client.query('COMMIT');
     return await running;
   } finally {
-    client.release();
+    client.release(true); // what was not committed is rolled back
   }
 }
 
@@ -270,18 +281,17 @@ describe('two leaders', () => {
     const [first, second] = [await garbage(), await garbage()];
     const permission = await permit();
     const { schema, sql } = harness.fixture;
-    const later = sql.query.bind(sql);
-    let takenOver: Promise<unknown> | undefined;
-    // the decision waits for a row, and with the leader's lock
-    const hold = (client: pg.PoolClient) =>
-      client.query(`SELECT FROM ${schema}.blob WHERE id = $1 FOR UPDATE`, [first.row.id]);
-    const done = await meanwhile(hold, () => {
-      const deciding = harness.lifecycle.quarantine(fence, permission, [first.row.id]);
-      takenOver = harness.fixture.untilWaiting().then(() => later(`UPDATE ${schema}.leader SET epoch = epoch + 1`));
-      return deciding;
-    });
-    await takenOver;
-    expect(done).toHaveLength(1);
+    const client = await sql.connect();
+    await client.query('BEGIN');
+    await client.query(`SELECT FROM ${schema}.blob WHERE id = $1 FOR UPDATE`, [first.row.id]);
+    const deciding = harness.lifecycle.quarantine(fence, permission, [first.row.id]);
+    expect(await waits(deciding)).toBe(true); // for the row; it has the leader's
+    const takingOver = sql.query(`UPDATE ${schema}.leader SET epoch = epoch + 1`);
+    expect(await waits(takingOver, 2)).toBe(true);
+    await client.query('COMMIT');
+    client.release();
+    expect(await deciding).toHaveLength(1);
+    await takingOver;
     const late = harness.lifecycle.quarantine(fence, permission, [second.row.id]);
     await expect(late).rejects.toMatchObject({ code: 'ABORTED' });
     expect(await stateOf(second.key)).toBe('live');
