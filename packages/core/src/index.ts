@@ -17,7 +17,13 @@ export { type Clock, type RetryOptions, systemClock, withRetries } from './retry
 export { type AzureCredential, type AzureStoreOptions, openAzureStore } from './stores/azure.js';
 export { type FileStore, type FileStoreOptions, openFileStore } from './stores/file.js';
 export { type GcsStoreOptions, openGcsStore } from './stores/gcs.js';
-export { type HttpHeaders, type HttpStoreOptions, openHttpStore, type TokenSource, type Transfer } from './stores/http.js';
+export {
+  type HttpHeaders,
+  type HttpStoreOptions,
+  openHttpStore,
+  type TokenSource,
+  type Transfer,
+} from './stores/http.js';
 export { type MemoryStoreOptions, memoryStore } from './stores/memory.js';
 export { openS3Store, type S3Credentials, type S3StoreOptions } from './stores/s3.js';
 export * from './transport.js';
