@@ -43,7 +43,7 @@ export interface RequestHandlerOptions {
   readonly v1?: boolean;
   /** Answers `GET /v3/blobs?redirect=N` with URLs of the bucket, where the store can sign them. Default true. */
   readonly directDownloads?: boolean;
-  /** Serves `/healthz`, `/readyz` and `/version`. Default true; `ready()` of an `openHttpStore` needs it. */
+  /** Serves `/healthz`, `/readyz`, `/version` and `/openapi.json`. Default true; `ready()` of an `openHttpStore` needs it. */
   readonly operations?: boolean;
   /** Serves `/metrics`, with a registry of the handler's own. Default false. */
   readonly metrics?: boolean;

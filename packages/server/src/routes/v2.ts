@@ -49,7 +49,7 @@ function namespaceInQuery({ raw }: FastifyRequest): readonly string[] {
 }
 
 /** The namespace of the key that the query names. */
-export function keyInQuery({ raw }: FastifyRequest): readonly string[] {
+function keyInQuery({ raw }: FastifyRequest): readonly string[] {
   return [parseKey(requiredOf(parseQuery(raw.url ?? ''), 'key')).namespace];
 }
 
