@@ -1,5 +1,5 @@
 /** Compressed streams, gzip (RFC 1952) and zlib (RFC 1950), wherever in some bytes they begin. */
-import { constants, gunzipSync, inflateSync, type ZlibOptions } from 'node:zlib';
+import { constants, inflateRawSync } from 'node:zlib';
 
 export interface StreamLimits {
   /** That may be unpacked. */
@@ -10,8 +10,8 @@ export interface StreamLimits {
 
 interface Magic {
   readonly bytes: Buffer;
-  readonly unpack: (bytes: Uint8Array, options: ZlibOptions) => Buffer;
-  isPlausible(bytes: Buffer, at: number): boolean;
+  /** Where the first block begins; `undefined` when this is no header. Checksums at the end are not looked at. */
+  blockAt(bytes: Buffer, at: number): number | undefined;
 }
 
 /** A digest has 256 bits, so nothing shorter packs one. */
@@ -19,16 +19,11 @@ const minStreamBytes = 32;
 /** Tried first: what only looks like a stream fails early, and must not cost more than this. */
 const probeBytes = 4096;
 
-const gzip: Magic = {
-  bytes: Buffer.from([0x1f, 0x8b, 0x08]),
-  unpack: gunzipSync,
-  // the upper bits of the flags are reserved
-  isPlausible: (bytes, at) => ((bytes[at + 3] ?? 0xff) & 0xe0) === 0,
-};
+const gzip: Magic = { bytes: Buffer.from([0x1f, 0x8b, 0x08]), blockAt: behindGzipHeader };
 // a window of 32 kB at each of the four levels: what every common library writes
 const zlib = [0x01, 0x5e, 0x9c, 0xda].map((flags): Magic => {
-  const isPlausible = (bytes: Buffer, at: number): boolean => isBlock(bytes, at + 2) && !isText(bytes, at + 2);
-  return { bytes: Buffer.from([0x78, flags]), unpack: inflateSync, isPlausible };
+  const blockAt = (bytes: Buffer, at: number): number | undefined => (isText(bytes, at + 2) ? undefined : at + 2);
+  return { bytes: Buffer.from([0x78, flags]), blockAt };
 });
 const magics: readonly Magic[] = [gzip, ...zlib];
 
@@ -39,13 +34,14 @@ export function unpackStreams(bytes: Buffer, limits: StreamLimits, found: (unpac
     let at = bytes.indexOf(magic.bytes);
     while (at >= 0 && bytes.length - at >= minStreamBytes) {
       let end = at + magic.bytes.length;
-      if (magic.isPlausible(bytes, at)) {
+      const block = magic.blockAt(bytes, at);
+      if (block !== undefined && isBlock(bytes, block)) {
         if (!limits.takeStream()) return false;
-        const stream = unpacked(bytes.subarray(at), magic, limits);
+        const stream = unpacked(bytes.subarray(block), limits);
         if (stream === 'too large') isComplete = false;
         else if (stream !== undefined) {
           found(stream.output);
-          end = at + Math.max(stream.consumed, magic.bytes.length);
+          end = Math.max(end, block + stream.consumed);
         }
       }
       at = bytes.indexOf(magic.bytes, end);
@@ -60,12 +56,12 @@ interface Stream {
   readonly consumed: number;
 }
 
-function unpacked(input: Buffer, magic: Magic, limits: StreamLimits): Stream | 'too large' | undefined {
+function unpacked(input: Buffer, limits: StreamLimits): Stream | 'too large' | undefined {
   if (input.length > probeBytes) {
-    const probe = attempt(input.subarray(0, probeBytes), magic, limits.bytes);
+    const probe = attempt(input.subarray(0, probeBytes), limits.bytes);
     if (probe === undefined) return undefined;
   }
-  const stream = attempt(input, magic, limits.bytes);
+  const stream = attempt(input, limits.bytes);
   if (stream === 'too large') return stream;
   // a stream that breaks late cost as much as one that does not, and another may begin at its next byte
   if (!limits.takeBytes(stream === undefined ? Math.max(0, input.length - probeBytes) : stream.output.length))
@@ -74,10 +70,10 @@ function unpacked(input: Buffer, magic: Magic, limits: StreamLimits): Stream | '
 }
 
 /** What comes before an early end counts. */
-function attempt(input: Buffer, { unpack }: Magic, maxBytes: number): Stream | 'too large' | undefined {
+function attempt(input: Buffer, maxBytes: number): Stream | 'too large' | undefined {
   const options = { finishFlush: constants.Z_SYNC_FLUSH, maxOutputLength: Math.max(1, maxBytes), info: true };
   try {
-    const { buffer, engine } = unpack(input, options) as unknown as {
+    const { buffer, engine } = inflateRawSync(input, options) as unknown as {
       readonly buffer: Buffer;
       readonly engine: { readonly bytesWritten: number };
     };
@@ -85,6 +81,22 @@ function attempt(input: Buffer, { unpack }: Magic, maxBytes: number): Stream | '
   } catch (error) {
     return (error as { code?: unknown }).code === 'ERR_BUFFER_TOO_LARGE' ? 'too large' : undefined;
   }
+}
+
+const flag = { reserved: 0xe0, extra: 0x04, name: 0x08, comment: 0x10, checksum: 0x02 } as const;
+
+function behindGzipHeader(bytes: Buffer, at: number): number | undefined {
+  const flags = bytes[at + 3] ?? flag.reserved;
+  if ((flags & flag.reserved) !== 0) return undefined;
+  let next = at + 10;
+  if ((flags & flag.extra) !== 0) next += 2 + (bytes[next] ?? 0) + 256 * (bytes[next + 1] ?? 0);
+  for (const text of [flag.name, flag.comment]) {
+    if ((flags & text) === 0) continue;
+    const length = bytes.subarray(next, next + 4096).indexOf(0);
+    if (length < 0) return undefined;
+    next += length + 1;
+  }
+  return (flags & flag.checksum) === 0 ? next : next + 2;
 }
 
 /** Whether a block of DEFLATE can begin here (RFC 1951, 3.2.3 to 3.2.7). */

@@ -26,14 +26,16 @@ const maxEntryBytes = 4096;
 const maxEntries = 32;
 
 function inProtobuf(bytes: Buffer, limits: EmbeddedLimits, found: Found): boolean {
-  for (let mark = bytes.indexOf(entryMark); mark >= 0; mark = bytes.indexOf(entryMark, mark + entryMark.length)) {
+  let floor = 0; // behind the last one
+  for (let mark = bytes.indexOf(entryMark); mark >= 0; mark = bytes.indexOf(entryMark, Math.max(mark + 1, floor))) {
     const entry = entryAt(bytes, mark - 2);
     if (entry === undefined) continue;
     if (!limits.takeEmbedded()) return false;
     const metadata = new Map([[entry.name, entry.value]]);
-    addEntriesBefore(bytes, mark - 2, metadata);
-    const end = addEntriesBehind(bytes, entry.end, metadata);
-    found({ metadata: Object.fromEntries(metadata), data: dataAt(bytes, end) }, false);
+    addEntriesBefore(bytes, mark - 2, floor, metadata);
+    floor = addEntriesBehind(bytes, entry.end, metadata);
+    // its data may have others in it, and is looked at next
+    found({ metadata: Object.fromEntries(metadata), data: dataAt(bytes, floor) }, false);
   }
   return true;
 }
@@ -61,9 +63,9 @@ function entryAt(bytes: Buffer, at: number): Entry | undefined {
   return { name: text, value: new Uint8Array(bytes.subarray(value.start, end)), end };
 }
 
-function addEntriesBefore(bytes: Buffer, start: number, metadata: Map<string, Uint8Array>): void {
+function addEntriesBefore(bytes: Buffer, start: number, floor: number, metadata: Map<string, Uint8Array>): void {
   let next = start;
-  for (let at = start - 4; at >= 0 && at >= next - maxEntryBytes && metadata.size < maxEntries; at -= 1) {
+  for (let at = start - 4; at >= floor && at >= next - maxEntryBytes && metadata.size < maxEntries; at -= 1) {
     if (bytes[at] !== metadataTag) continue;
     const entry = entryAt(bytes, at);
     if (entry?.end !== next) continue;

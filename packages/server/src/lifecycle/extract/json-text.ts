@@ -12,21 +12,56 @@ const escapes = new Map(
 );
 const letterU = 'u'.charCodeAt(0);
 
-/** The bytes with escapes undone, parts without any left out. `undefined` when there are none. */
-export function unescaped(bytes: Buffer): Buffer | undefined {
-  const parts: Buffer[] = [];
-  let end = 0;
-  for (let at = nextEscape(bytes, 0); at >= 0; at = nextEscape(bytes, end)) {
+export interface Undone {
+  /** With escapes undone; parts without any are left out. */
+  readonly text?: Buffer;
+  /** The same where each character is a byte; parts without such characters are left out. */
+  readonly raw?: Buffer;
+}
+
+/** JSON texts within the bytes, one level of strings undone. */
+export function jsonTexts(bytes: Buffer): Undone {
+  const texts: Buffer[] = [];
+  const raws: Buffer[] = [];
+  const places = new Places(bytes);
+  for (let end = 0, at = places.next(0); at >= 0; at = places.next(end)) {
     let start = at;
     while (start > end && isTextByte(bytes[start - 1])) start -= 1;
     end = at + 1;
     while (end < bytes.length && isTextByte(bytes[end])) end += 1;
     if (end - start < minBytes) continue;
-    if (parts.length > 0) parts.push(separator);
-    parts.push(unescapedText(bytes.subarray(start, end)));
+    const text = unescaped(bytes.subarray(start, end));
+    if (text.length < end - start) texts.push(text, separator);
+    if (hasPair(text)) raws.push(folded(text), separator);
   }
-  return parts.length === 0 ? undefined : Buffer.concat(parts);
+  return {
+    ...(texts.length === 0 ? {} : { text: Buffer.concat(texts) }),
+    ...(raws.length === 0 ? {} : { raw: Buffer.concat(raws) }),
+  };
 }
+
+/** Where something is to undo. Each kind is looked for once from one end to the other. */
+class Places {
+  readonly #bytes: Buffer;
+  readonly #kinds: { readonly next: NextPlace; at: number }[];
+
+  constructor(bytes: Buffer) {
+    this.#bytes = bytes;
+    this.#kinds = [nextEscape, ...leads.map((lead) => nextPair(lead))].map((next) => ({ next, at: next(bytes, 0) }));
+  }
+
+  /** At `from` or behind it; -1 for none. */
+  next(from: number): number {
+    let nearest = -1;
+    for (const kind of this.#kinds) {
+      if (kind.at >= 0 && kind.at < from) kind.at = kind.next(this.#bytes, from);
+      if (kind.at >= 0 && (nearest < 0 || kind.at < nearest)) nearest = kind.at;
+    }
+    return nearest;
+  }
+}
+
+type NextPlace = (bytes: Buffer, from: number) => number;
 
 const separator = Buffer.from([0]);
 
@@ -45,7 +80,7 @@ function isTextByte(byte: number | undefined): boolean {
   return byte !== undefined && (byte >= 0x20 || byte === 0x09 || byte === 0x0a || byte === 0x0d);
 }
 
-function unescapedText(text: Buffer): Buffer {
+function unescaped(text: Buffer): Buffer {
   const out = Buffer.allocUnsafe(text.length); // an escape is never shorter than what it stands for
   let length = 0;
   let from = 0;
@@ -73,32 +108,31 @@ function unitAt(text: Buffer, at: number): number | undefined {
   return /^[0-9a-fA-F]{4}$/.test(digits) ? Number.parseInt(digits, 16) : undefined;
 }
 
-/** How the first bytes of compressed streams look when each is a character of UTF-8. */
-const magics = ['\u001f\u008b\b', 'x\u009c', 'x\u00da'].map((magic) => Buffer.from(magic, 'utf8'));
-const plainMagics = ['x\u0001', 'x^'].map((magic) => Buffer.from(magic, 'utf8'));
+/** Of characters from U+0080 to U+00FF, in UTF-8. */
+const leads = [0xc2, 0xc3] as const;
 
-/** The bytes whose characters, each one byte, are this text. `undefined` when no compressed stream can be among them. */
-export function folded(bytes: Buffer): Buffer | undefined {
-  const isPacked =
-    magics.some((magic) => bytes.includes(magic)) || plainMagics.some((magic) => isNearHigh(bytes, magic));
-  if (!isPacked) return undefined;
-  const out = Buffer.allocUnsafe(bytes.length);
+function nextPair(lead: number): NextPlace {
+  return (bytes, from) => {
+    let at = bytes.indexOf(lead, from);
+    while (at >= 0 && ((bytes[at + 1] ?? 0) & 0xc0) !== 0x80) at = bytes.indexOf(lead, at + 1);
+    return at;
+  };
+}
+
+function hasPair(text: Buffer): boolean {
+  return leads.some((lead) => nextPair(lead)(text, 0) >= 0);
+}
+
+/** Such characters as one byte each. */
+function folded(text: Buffer): Buffer {
+  const out = Buffer.allocUnsafe(text.length);
   let length = 0;
-  for (let at = 0; at < bytes.length; at += 1) {
-    const byte = bytes[at] ?? 0;
-    const isPair = (byte === 0xc2 || byte === 0xc3) && ((bytes[at + 1] ?? 0) & 0xc0) === 0x80;
-    out[length] = isPair ? ((byte & 3) << 6) | ((bytes[at + 1] ?? 0) & 0x3f) : byte;
+  for (let at = 0; at < text.length; at += 1) {
+    const byte = text[at] ?? 0;
+    const isPair = (byte === 0xc2 || byte === 0xc3) && ((text[at + 1] ?? 0) & 0xc0) === 0x80;
+    out[length] = isPair ? ((byte & 3) << 6) | ((text[at + 1] ?? 0) & 0x3f) : byte;
     length += 1;
     if (isPair) at += 1;
   }
   return out.subarray(0, length);
-}
-
-/** Whether the magic is followed by such pairs, as packed bytes would be. */
-function isNearHigh(bytes: Buffer, magic: Buffer): boolean {
-  for (let at = bytes.indexOf(magic); at >= 0; at = bytes.indexOf(magic, at + 1)) {
-    const near = bytes.subarray(at, at + 48);
-    if (near.includes(0xc2) || near.includes(0xc3)) return true;
-  }
-  return false;
 }

@@ -13,7 +13,7 @@ import { base64Digits, forEachRun, hexDigits } from './byte-runs.js';
 import { unpackStreams } from './compressed.js';
 import { embeddedPayloads } from './embedded-payloads.js';
 import { type Findings, tooMuch } from './findings.js';
-import { folded, unescaped } from './json-text.js';
+import { jsonTexts } from './json-text.js';
 import type { Budget } from './limits.js';
 
 const digestDigits = 64;
@@ -90,8 +90,7 @@ export class Search {
   }
 
   #json(bytes: Buffer, depth: number): void {
-    const text = unescaped(bytes);
-    const raw = folded(text ?? bytes);
+    const { text, raw } = jsonTexts(bytes);
     if (text !== undefined) this.#unwrapped(depth, text);
     if (raw !== undefined) this.#unwrapped(depth, raw);
   }
