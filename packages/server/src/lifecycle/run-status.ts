@@ -1,6 +1,6 @@
-import { temporal } from '@temporalio/proto';
+import proto from '@temporalio/proto';
 
-const { WorkflowExecutionStatus: Status } = temporal.api.enums.v1;
+const { WorkflowExecutionStatus: Status } = proto.temporal.api.enums.v1;
 
 /** Others, also those that are not known, may go on. */
 const closed = new Set<number>([

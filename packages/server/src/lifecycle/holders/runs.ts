@@ -7,24 +7,28 @@
  * it is the same one: after a failover, a cluster may replace a part of a history.
  */
 import { isLpsError, LpsError } from '@large-payload/core';
-import { temporal } from '@temporalio/proto';
+import proto from '@temporalio/proto';
+import type { Collection, Extractor } from '../extract/extractor.js';
 import { isClosedStatus } from '../run-status.js';
 import type { DescribedRun, HistoryEvent, ListedRun, RunId, TemporalNamespace } from '../temporal-api.js';
-import { type Extract, Findings } from './extractor.js';
 import type { FoundHolder, HolderKind, Scan } from './holder-kind.js';
 import { pages } from './pages.js';
 
 const describedName = 'temporal.api.workflowservice.v1.DescribeWorkflowExecutionResponse';
 const historyName = 'temporal.api.history.v1.History';
+const eventTypes: Readonly<Record<number, string>> = proto.temporal.api.enums.v1.EventType;
+/** Of one run: the first ones tell enough. */
+const maxGaps = 10;
 /** A history that changes under the reader is read again from its end, so many times. */
 const maxReadings = 3;
 
 /** Holders' ids are `{workflow id}\n{run id}`. */
-export function runsKind(extract: Extract): HolderKind {
+export function runsKind(extractor: Extractor): HolderKind {
   return {
     name: 'run',
     list: (namespace) => pages((next) => namespace.listRuns(next), found),
-    scan: (namespace, id, cursor) => new RunScan(namespace, parseRun(id), extract).scan(parseCursor(cursor)),
+    scan: (namespace, id, cursor) =>
+      new RunScan(namespace, parseRun(id), extractor.collect()).scan(parseCursor(cursor)),
   };
 }
 
@@ -40,24 +44,25 @@ interface Cursor {
 class RunScan {
   readonly #namespace: TemporalNamespace;
   readonly #run: RunId;
-  readonly #extract: Extract;
-  readonly #findings = new Findings();
+  readonly #found: Collection;
+  readonly #gaps: string[] = [];
 
-  constructor(namespace: TemporalNamespace, run: RunId, extract: Extract) {
+  constructor(namespace: TemporalNamespace, run: RunId, found: Collection) {
     this.#namespace = namespace;
     this.#run = run;
-    this.#extract = extract;
+    this.#found = found;
   }
 
   async scan(cursor: Cursor | undefined): Promise<Scan | undefined> {
     const described = await this.#namespace.describeRun(this.#run);
     if (described === undefined) return undefined;
     const { isClosed, length, transitions } = this.#stateOf(described);
-    this.#findings.add(await this.#extract(describedName, described));
+    await this.#found.add(describedName, described);
     const isRead = cursor !== undefined && cursor.event === length && cursor.transitions === transitions;
     const newest = isRead ? cursor : await this.#readHistory(cursor, length);
     if (newest === undefined) return undefined;
-    return { isClosed, cursor: formatCursor({ ...newest, transitions }), ...this.#findings.all() };
+    const { edges, gaps } = this.#found.result();
+    return { isClosed, edges, cursor: formatCursor({ ...newest, transitions }), gaps: [...gaps, ...this.#gaps] };
   }
 
   #stateOf({ workflowExecutionInfo: info }: DescribedRun): { isClosed: boolean; length: number; transitions: number } {
@@ -117,11 +122,12 @@ class RunScan {
   async #take(events: readonly HistoryEvent[]): Promise<void> {
     if (events.length === 0) return;
     for (const { eventId, eventType } of events) {
-      if (temporal.api.enums.v1.EventType[eventType ?? 0] !== undefined) continue;
-      const gap = `event ${eventId} is of type ${eventType}, which is not known here: use a version of lps that knows it`;
-      this.#findings.add({ edges: [], gaps: [gap] });
+      if (eventTypes[eventType ?? 0] !== undefined || this.#gaps.length >= maxGaps) continue;
+      this.#gaps.push(
+        `event ${eventId} is of type ${eventType}, which is not known here: use a version of lps that knows it`,
+      );
     }
-    this.#findings.add(await this.#extract(historyName, { events }));
+    await this.#found.add(historyName, { events });
   }
 
   #unreadable(why: string): LpsError {

@@ -4,15 +4,15 @@
  *
  * The edges of a scan are always all that the schedule holds.
  */
+import type { Extractor } from '../extract/extractor.js';
 import type { TemporalNamespace } from '../temporal-api.js';
-import type { Extract } from './extractor.js';
 import type { HolderKind, Scan } from './holder-kind.js';
 import { pages } from './pages.js';
 
 const typeName = 'temporal.api.workflowservice.v1.DescribeScheduleResponse';
 
 /** Holders' ids are those of the schedules. */
-export function schedulesKind(extract: Extract): HolderKind {
+export function schedulesKind(extractor: Extractor): HolderKind {
   return {
     name: 'schedule',
     list: (namespace) =>
@@ -20,14 +20,14 @@ export function schedulesKind(extract: Extract): HolderKind {
         (next) => namespace.listSchedules(next),
         (id) => ({ id, isClosed: false }),
       ),
-    scan: (namespace, id) => scanSchedule(namespace, id, extract),
+    scan: (namespace, id) => scanSchedule(namespace, id, extractor),
   };
 }
 
-async function scanSchedule(namespace: TemporalNamespace, id: string, extract: Extract): Promise<Scan | undefined> {
+async function scanSchedule(namespace: TemporalNamespace, id: string, extractor: Extractor): Promise<Scan | undefined> {
   const described = await namespace.describeSchedule(id);
   if (described === undefined) return undefined;
-  const { edges, gaps } = await extract(typeName, described);
+  const { edges, gaps } = await extractor.extract(typeName, described);
   const isKnown = described.schedule?.action?.startWorkflow != null;
   const cursor = JSON.stringify({ v: 1, token: Buffer.from(described.conflictToken ?? []).toString('base64') });
   const unknown = 'its action is of a kind that is not known here: use a version of lps that knows it';

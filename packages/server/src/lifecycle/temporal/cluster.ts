@@ -6,7 +6,7 @@
  */
 import { type Clock, isLpsError, LpsError, systemClock } from '@large-payload/core';
 import { Connection } from '@temporalio/client';
-import { temporal } from '@temporalio/proto';
+import proto, { type temporal } from '@temporalio/proto';
 import { type ClusterSettings, type ClusterTls, readApiKey } from '../clusters.js';
 import { isClosedStatus } from '../run-status.js';
 import type {
@@ -39,7 +39,7 @@ const identityFreshMs = 1000;
 /** An answer is held in memory as a whole; one workflow task alone may write 40 MB of events. */
 const maxAnswerBytes = 64 * 1024 * 1024;
 
-const { NamespaceState } = temporal.api.enums.v1;
+const { NamespaceState } = proto.temporal.api.enums.v1;
 
 /** Connects when first asked. */
 export function openCluster(settings: ClusterSettings, options: ClusterOptions = {}): TemporalCluster {

@@ -2,11 +2,11 @@
  * What in a namespace is not understood, so that marks of it cannot be complete. Each gap is one line: what was found, and
  * what to do.
  */
-import { temporal } from '@temporalio/proto';
+import proto, { type temporal } from '@temporalio/proto';
 
 export type NamespaceDescription = temporal.api.workflowservice.v1.IDescribeNamespaceResponse;
 
-const { ArchivalState, NamespaceState } = temporal.api.enums.v1;
+const { ArchivalState, NamespaceState } = proto.temporal.api.enums.v1;
 
 /** `[major, minor]`, the first and the last whose holders and APIs are known. */
 const knownVersions = { first: [1, 24], last: [1, 32] } as const;

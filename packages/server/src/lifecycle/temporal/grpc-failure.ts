@@ -4,7 +4,7 @@
  * 1.32: both come as NOT_FOUND, and so does a standalone activity that is asked for as if it were a run).
  */
 import { LpsError } from '@large-payload/core';
-import { google, temporal } from '@temporalio/proto';
+import proto from '@temporalio/proto';
 
 /** https://grpc.io/docs/guides/status-codes/ */
 export const grpcStatus = {
@@ -77,7 +77,7 @@ export function isGone(what: string, error: unknown): boolean {
     const why = 'NOT_FOUND without a detail of Temporal’s: does a proxy answer, or take the details away?';
     throw new LpsError('TEMPORAL_UNAVAILABLE', `${what}: ${why} (${failure.message})`, { cause: error });
   }
-  const { currentCluster, activeCluster } = temporal.api.errordetails.v1.NotFoundFailure.decode(detail);
+  const { currentCluster, activeCluster } = proto.temporal.api.errordetails.v1.NotFoundFailure.decode(detail);
   if (activeCluster === currentCluster) return true;
   const why = `not found in cluster ${currentCluster}, but ${activeCluster} is the active one`;
   throw new LpsError('TEMPORAL_UNAVAILABLE', `${what}: ${why}`, { cause: error });
@@ -88,7 +88,7 @@ function detailsOf(error: Error): ReadonlyMap<string, Uint8Array> {
   const trailer = trailerOf(error);
   if (trailer === undefined) return new Map();
   try {
-    const { details } = google.rpc.Status.decode(trailer);
+    const { details } = proto.google.rpc.Status.decode(trailer);
     return new Map(
       details.map(({ type_url, value }) => [`${type_url}`.replace(/^.*\//, ''), value ?? new Uint8Array()]),
     );
