@@ -10,6 +10,7 @@ import { addDoctor } from './doctor.js';
 import { asLpsError, describeFailure, exitCodeOf, exitCodes } from './failure.js';
 import { addGet } from './get.js';
 import { addLs } from './ls.js';
+import { addPin } from './pin.js';
 import { addPut } from './put.js';
 import { addScrub } from './scrub.js';
 import { addServe } from './serve.js';
@@ -108,6 +109,7 @@ function createProgram(terminal: Terminal): Command {
     addScrub,
     addCatalog,
     addToken,
+    addPin,
     addWorkflows,
     addDoctor,
     addConfig,

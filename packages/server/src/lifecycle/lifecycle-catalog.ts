@@ -193,7 +193,7 @@ export interface LifecycleCatalog {
     key: BlobKey,
     limit: number,
   ): Promise<{ readonly namespace: KnownNamespace; readonly holder: HolderRow; readonly isByDigestAlone: boolean }[]>;
-  /** Those that still hold, the newest first; of a key: those that keep it. */
+  /** Those that still hold, the newest first, 10,000 at most. Of a key: those that keep it; of a prefix: also those below it. */
   pins(key?: string): Promise<Pin[]>;
   /** Touches what it names, and revives what is quarantined; the same id again changes nothing. Throws INVALID_KEY. */
   addPin(pin: NewPin): Promise<Pin>;

@@ -837,7 +837,9 @@ function testPins(): void {
     const elsewhere = await lifecycle.addPin({ key: `/blobs/${orders}/common/`, ...owner });
     const idsOf = async (asked?: string) => (await lifecycle.pins(asked)).map(({ id }) => id);
     expect(await idsOf(key)).toEqual([second.id, first.id]);
-    expect(await idsOf(`/blobs/${orders}/custom/team/reports/`)).toEqual([first.id]);
+    expect(await idsOf(`/blobs/${orders}/custom/team/reports/`)).toEqual([second.id, first.id]);
+    expect(await idsOf(`/blobs/${orders}/custom/team/other/`)).toEqual([first.id]);
+    expect(await idsOf(`/blobs/${orders}/`)).toEqual([elsewhere.id, second.id, first.id]);
     expect((await idsOf()).slice(0, 3)).toEqual([elsewhere.id, second.id, first.id]);
     await harness.pass(2 * hourMs);
     expect(await idsOf(key)).toEqual([second.id]);

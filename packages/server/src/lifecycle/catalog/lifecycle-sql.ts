@@ -328,11 +328,12 @@ function wordStatements(schema: string) {
         VALUES ($1, $2, $3, $4, $5, $6, coalesce($7, clock_timestamp()))
         ON CONFLICT (id) DO UPDATE SET id = excluded.id RETURNING ${pinColumns}`,
     },
-    /** $1 namespace, $2 a key, or null for all of them. Those that do not keep anything any more are left out. */
+    /** $1 namespace, $2 a key or a prefix of keys, or null for all. Those that do not keep anything any more are left out. */
     pins: named(
       'pins',
       `SELECT ${pinColumns} FROM ${pin}
-      WHERE ($1::text IS NULL OR (namespace = $1 AND (key = $2 OR (is_prefix AND starts_with($2, key)))))
+      WHERE ($1::text IS NULL OR (namespace = $1 AND (key = $2 OR (is_prefix AND starts_with($2, key))
+        OR (right($2, 1) = '/' AND starts_with(key, $2)))))
         AND (expires_at IS NULL OR expires_at > now())
       ORDER BY created_at DESC, id LIMIT 10000`,
     ),

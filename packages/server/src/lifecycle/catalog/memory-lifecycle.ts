@@ -192,7 +192,7 @@ class MemoryLifecycleCatalog extends MemoryMarks implements LifecycleCatalog {
   async pins(key?: string): Promise<Pin[]> {
     if (key !== undefined) parsePinKey(key);
     const found = [...this.#pins.values()].filter(
-      (pin) => this.#holds(pin) && (key === undefined || isPinnedBy(pin.key, key)),
+      (pin) => this.#holds(pin) && (key === undefined || isPinnedBy(pin.key, key) || isPinnedBy(key, pin.key)),
     );
     return found.sort(
       (one, other) => other.createdAt.getTime() - one.createdAt.getTime() || (one.id < other.id ? -1 : 1),

@@ -282,16 +282,19 @@ describe('two leaders', () => {
     const permission = await permit();
     const { schema, sql } = harness.fixture;
     const client = await sql.connect();
-    await client.query('BEGIN');
-    await client.query(`SELECT FROM ${schema}.blob WHERE id = $1 FOR UPDATE`, [first.row.id]);
-    const deciding = harness.lifecycle.quarantine(fence, permission, [first.row.id]);
-    expect(await waits(deciding)).toBe(true); // for the row; it has the leader's
-    const takingOver = sql.query(`UPDATE ${schema}.leader SET epoch = epoch + 1`);
-    expect(await waits(takingOver, 2)).toBe(true);
-    await client.query('COMMIT');
-    client.release();
-    expect(await deciding).toHaveLength(1);
-    await takingOver;
+    try {
+      await client.query('BEGIN');
+      await client.query(`SELECT FROM ${schema}.blob WHERE id = $1 FOR UPDATE`, [first.row.id]);
+      const deciding = harness.lifecycle.quarantine(fence, permission, [first.row.id]);
+      expect(await waits(deciding)).toBe(true); // for the row; it has the leader's
+      const takingOver = sql.query(`UPDATE ${schema}.leader SET epoch = epoch + 1`);
+      expect(await waits(takingOver, 2)).toBe(true);
+      await client.query('COMMIT');
+      expect(await deciding).toHaveLength(1);
+      await takingOver;
+    } finally {
+      client.release(true);
+    }
     const late = harness.lifecycle.quarantine(fence, permission, [second.row.id]);
     await expect(late).rejects.toMatchObject({ code: 'ABORTED' });
     expect(await stateOf(second.key)).toBe('live');

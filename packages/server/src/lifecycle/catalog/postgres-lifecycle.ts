@@ -40,8 +40,12 @@ const revivalsKeptMs = 90 * 86_400_000;
 /** A statement walks 20,000 rows, or the holders of a namespace. */
 const statementTimeoutMs = 60_000;
 
-export interface LifecycleCatalogOptions extends Protection {
+export interface LifecycleCatalogOptions {
   readonly url: string;
+  /** G, as the catalog of the blobs has it. */
+  readonly graceMs: number;
+  /** As the catalog of the blobs has it. Default: min(1 h, G/24). */
+  readonly touchIntervalMs?: number;
   /** Default `lps`. */
   readonly schema?: string;
   /** Default 4. */
@@ -53,10 +57,13 @@ export interface LifecycleCatalogOptions extends Protection {
 export async function openLifecycleCatalog(
   options: LifecycleCatalogOptions,
 ): Promise<LifecycleCatalog & { close(): Promise<void> }> {
-  const { url, schema = 'lps', maxConnections = 4, log = () => undefined } = options;
+  const { url, schema = 'lps', maxConnections = 4, log = () => undefined, graceMs } = options;
+  const touchIntervalMs = options.touchIntervalMs ?? Math.min(3_600_000, graceMs / 24);
   await prepare(url, schema);
   const database = openDatabase({ url, maxConnections, statementTimeoutMs, log });
-  return Object.assign(postgresLifecycle(database, schema, options), { close: () => database.close() });
+  return Object.assign(postgresLifecycle(database, schema, { graceMs, touchIntervalMs }), {
+    close: () => database.close(),
+  });
 }
 
 /** On a catalog that is there. A statement may take a minute: not the pool of the requests. */

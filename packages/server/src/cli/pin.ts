@@ -1,0 +1,138 @@
+import { userInfo } from 'node:os';
+import { LpsError } from '@large-payload/core';
+import { type Command, InvalidArgumentError } from 'commander';
+import { duration } from '../config/kinds.js';
+import type { Pins } from '../lifecycle/catalog/pins.js';
+import type { Pin } from '../lifecycle/lifecycle-catalog.js';
+import { addCatalogTarget, type CatalogTargetOptions, withCatalogTarget } from './catalog-target.js';
+import { escapeControls, shown, type Terminal } from './terminal.js';
+
+interface AddFlags {
+  readonly reason: string;
+  readonly owner?: string;
+  readonly expires?: number;
+  readonly json?: boolean;
+}
+
+const minuteMs = 60_000;
+const lifetime = duration(minuteMs, 3650 * 24 * 60 * minuteMs, '90d');
+
+/** `lps pin …` */
+export function addPin(program: Command, terminal: Terminal): void {
+  const pin = program
+    .command('pin')
+    .description('Keep blobs, whether a workflow holds them or not; list what is kept so, and let go of it.');
+  addAdd(pin, terminal);
+  addList(pin, terminal);
+  addRemove(pin, terminal);
+}
+
+function addAdd(pin: Command, terminal: Terminal): void {
+  const command = pin
+    .command('add')
+    .summary('Keep a blob, or all blobs whose keys begin so.')
+    .description(
+      'Keep a blob, or all blobs of a namespace whose keys begin so, those that come later as well. The collection ' +
+        'deletes none of them. A takedown does.',
+    )
+    .argument('<key>', 'a key, or a prefix of keys that ends with "/"')
+    .requiredOption('--reason <text>', 'why; people see it')
+    .option('--owner <name>', 'who to ask about it; without it, you')
+    .option('--expires <time>', 'how long it holds, such as 90d; without it until it is removed', lifetimeOf)
+    .option('--json', 'print a JSON object');
+  addCatalogTarget(command)
+    .addHelpText(
+      'after',
+      `
+Examples:
+  lps pin add '/blobs/orders/common/sha256:9f86…/sha256:e3b0…' --reason "case 4711"
+  lps pin add /blobs/orders/custom/reports/ --reason "until the audit is over" --expires 90d`,
+    )
+    .action((key: string, { reason, owner = userName(), expires, json }: AddFlags) =>
+      onPins(command, terminal, { create: false }, async (pins, now) => {
+        const expiresAt = expires === undefined ? {} : { expiresAt: new Date((await now()).getTime() + expires) };
+        const made = await pins.add({ key, owner, reason, ...expiresAt });
+        terminal.stdout.write(`${json ? JSON.stringify(made) : made.id}\n`);
+        const until = made.expiresAt === undefined ? 'until it is removed' : `until ${made.expiresAt.toISOString()}`;
+        terminal.stderr.write(`lps: pinned ${until}\n`);
+      }),
+    );
+}
+
+function addList(pin: Command, terminal: Terminal): void {
+  const command = pin
+    .command('list')
+    .summary('List pins, the newest first.')
+    .description('List the pins that still hold, the newest first: id, day of making, end, owner, key, reason.')
+    .argument('[key]', 'only those that keep this blob, or something below this prefix')
+    .option('--json', 'print one JSON object a line');
+  addCatalogTarget(command)
+    .addHelpText('after', '\nExample:\n  lps pin list /blobs/orders/')
+    .action((key: string | undefined, { json }: { json?: boolean }) =>
+      onPins(command, terminal, { create: false }, async (pins) => {
+        for (const found of await pins.list(key)) {
+          terminal.stdout.write(`${shown(json ? JSON.stringify(found) : lineOf(found), terminal.stdout)}\n`);
+        }
+      }),
+    );
+}
+
+function addRemove(pin: Command, terminal: Terminal): void {
+  const command = pin
+    .command('remove')
+    .summary('Let go of what a pin keeps.')
+    .description('Remove a pin. What it kept falls under the usual rules of the collection again.')
+    .argument('<id>', 'its id, as "lps pin list" shows it');
+  addCatalogTarget(command)
+    .addHelpText('after', '\nExample:\n  lps pin remove 6f1f0d8a4b7c2e5d9a10')
+    .action((id: string) =>
+      onPins(command, terminal, { create: false }, async (pins) => {
+        if (!(await pins.remove(id))) {
+          throw new LpsError('INVALID_ARGUMENT', 'there is no such pin; "lps pin list" shows those that there are');
+        }
+        terminal.stderr.write(`lps: pin ${escapeControls(id)} is removed\n`);
+      }),
+    );
+}
+
+function onPins(
+  command: Command,
+  terminal: Terminal,
+  options: CatalogTargetOptions,
+  run: (pins: Pins, now: () => Promise<Date>) => Promise<void>,
+): Promise<void> {
+  return withCatalogTarget(command, terminal, options, async ({ url, schema, config, catalog: { id }, store }) => {
+    // loaded only here, and with it what talks to Postgres
+    const { openLifecycleCatalog } = await import('../lifecycle/catalog/postgres-lifecycle.js');
+    const { pinsOf } = await import('../lifecycle/catalog/pins.js');
+    const { requireOwner } = await import('../bucket-owner.js');
+    await requireOwner(store, id); // the pin goes into the store as well
+    const lifecycle = await openLifecycleCatalog({ url, schema, graceMs: config.graceMs });
+    try {
+      await run(pinsOf(lifecycle, store), () => lifecycle.now());
+    } finally {
+      await lifecycle.close();
+    }
+  });
+}
+
+/** `6f1f0d8a4b7c2e5d9a10  2026-11-23  2027-02-21  audit  /blobs/orders/custom/reports/  case 4711` */
+function lineOf({ id, key, owner, reason, createdAt, expiresAt }: Pin): string {
+  const day = (time: Date | undefined): string => time?.toISOString().slice(0, 10) ?? '-';
+  return [id, day(createdAt), day(expiresAt).padEnd(10), owner, key, reason].join('  ');
+}
+
+/** In a container the user may have no name. */
+function userName(): string {
+  try {
+    return userInfo().username;
+  } catch {
+    return String(process.geteuid?.() ?? 'unknown');
+  }
+}
+
+function lifetimeOf(text: string): number {
+  const parsed = lifetime.schema.safeParse(text);
+  if (parsed.success) return parsed.data;
+  throw new InvalidArgumentError(`It must be ${lifetime.expects}.`);
+}
