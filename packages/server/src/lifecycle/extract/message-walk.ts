@@ -31,7 +31,7 @@ export function* partsOf(type: ReflectedType, message: object): Generator<Part> 
 
 /** Values of one field; none that are absent. */
 function* valuesOf({ name, shape, kind }: FieldPlan, message: object): Generator<NonNullable<unknown>> {
-  const value = (message as Record<string, unknown>)[name];
+  const value = ownValue(message, name);
   if (value == null || kind === 'number') return;
   if (shape === 'one') yield value;
   else if (typeof value !== 'object') yield value;
@@ -39,12 +39,15 @@ function* valuesOf({ name, shape, kind }: FieldPlan, message: object): Generator
 }
 
 function* keysOf({ name }: FieldPlan, message: object): Generator<Part> {
-  const map = (message as Record<string, unknown>)[name];
+  const map = ownValue(message, name);
   if (typeof map === 'object' && map !== null) for (const text of Object.keys(map)) yield { kind: 'text', text };
 }
 
 function partOf({ kind, name }: FieldPlan, value: NonNullable<unknown>): Part {
-  if (kind === 'payload') return isDecodedPayload(value) ? { kind, payload: value } : { kind: 'other', field: name };
+  if (kind === 'payload') {
+    const payload = payloadOf(value);
+    return payload === undefined ? { kind: 'other', field: name } : { kind, payload };
+  }
   if (isBytes(value)) return { kind: 'bytes', bytes: value };
   if (typeof value === 'string') return { kind: 'text', text: value };
   return { kind: 'other', field: name };
@@ -54,15 +57,27 @@ function isBytes(value: unknown): value is Uint8Array {
   return value instanceof Uint8Array;
 }
 
-function isDecodedPayload(value: object): value is Payload {
-  const { metadata, data } = value as { readonly metadata?: unknown; readonly data?: unknown };
-  if (data != null && !isBytes(data)) return false;
-  return metadata == null || (typeof metadata === 'object' && Object.values(metadata).every((one) => isBytes(one)));
+/** Of its own: a decoded message has defaults behind it, and that for bytes is an empty list. */
+function ownValue(message: object, name: string): unknown {
+  return Object.hasOwn(message, name) ? (message as Record<string, unknown>)[name] : undefined;
+}
+
+/** `undefined` when it is none. */
+function payloadOf(value: NonNullable<unknown>): Payload | undefined {
+  const [metadata, data, sizes] = ['metadata', 'data', 'externalPayloads'].map((name) => ownValue(value, name));
+  if (data != null && !isBytes(data)) return undefined;
+  if (typeof metadata !== 'object' && metadata !== undefined) return undefined;
+  if (!Object.values(metadata ?? {}).every(isBytes)) return undefined;
+  return {
+    metadata: (metadata ?? {}) as Record<string, Uint8Array>,
+    data: data ?? new Uint8Array(),
+    ...(Array.isArray(sizes) && sizes.length > 0 ? { externalPayloads: sizes } : {}),
+  };
 }
 
 /** Fields of a newer server, where the reader was told to keep them (protobufjs: `discardUnknown`). */
 function* unknownFields(message: object): Generator<Part> {
-  const { $unknowns: fields } = message as { readonly $unknowns?: unknown };
+  const fields = ownValue(message, '$unknowns');
   if (!Array.isArray(fields)) return;
   for (const bytes of fields) if (isBytes(bytes)) yield { kind: 'bytes', bytes };
 }
