@@ -208,6 +208,7 @@ async function openDatabase(
     url,
     pool: { max: config.databasePoolSize },
     graceMs: config.graceMs,
+    ...(config.unsafeTimes ? { minGraceMs: 0 } : {}),
     leaseMs: config.leaseTimeMs,
     schema: config.databaseSchema,
     log,

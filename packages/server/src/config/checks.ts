@@ -1,4 +1,5 @@
 import { isIPv6 } from 'node:net';
+import { formatDuration } from './kinds.js';
 import { envOf, type Setting, type SettingName, type Source, settings, type Values } from './settings.js';
 
 type Sources = Readonly<Record<SettingName, Source>>;
@@ -21,6 +22,8 @@ export function groupOfStore(store: unknown): Setting['group'] | undefined {
   return places.find((place) => place.store === store)?.group;
 }
 
+const minuteMs = 60_000;
+const dayMs = 24 * 60 * minuteMs;
 const [foreignAccount] = settings.azureAccount.also;
 
 const checks: readonly Check[] = [
@@ -81,6 +84,22 @@ const checks: readonly Check[] = [
       ? 'JWTs need all three of auth-issuer, auth-audience and auth-jwks'
       : undefined;
   },
+
+  // the collection is sound only with these
+  ({ unsafeTimes, ...values }, sources) => {
+    const least = { graceMs: dayMs, quarantineMs: dayMs, visibilityMs: minuteMs };
+    const names = Object.keys(least) as (keyof typeof least)[];
+    const tooShort = names.filter((name) => unsafeTimes === false && (values[name] ?? Infinity) < least[name]);
+    const problems = tooShort.map(
+      (name) => `${sources[name].name}: ${settings[name].flag} must be at least ${formatDuration(least[name])}`,
+    );
+    return problems.length === 0 ? undefined : problems.join('; ');
+  },
+
+  ({ collect = [], clusters, collectRetention = [] }) =>
+    collect.length > 0 && clusters === undefined && collectRetention.length === 0
+      ? 'collect needs to know who may hold blobs: --clusters, or --collect-retention for namespaces without a cluster'
+      : undefined,
 
   ({ codecPreStorage = [], codecPostStorage = [], codecKeys }) =>
     [...codecPreStorage, ...codecPostStorage].includes('aes-gcm') && codecKeys === undefined

@@ -11,6 +11,7 @@
  */
 import { accessSettings, listeningSettings } from './access-settings.js';
 import { codecSettings } from './codec-settings.js';
+import { collectionSettings } from './collection-settings.js';
 import { bytes, choice, count, duration, hostname, type Kind, namespace, text, url, yesNo } from './kinds.js';
 import { objectStoreSettings } from './object-store-settings.js';
 
@@ -27,6 +28,7 @@ export const groups = [
   'Authentication',
   'Codec server',
   'Cache',
+  'Collection',
   'Lifecycle',
   'Logs and metrics',
 ] as const;
@@ -215,13 +217,8 @@ export const settings = {
     help: 'Directory of the disk cache.',
   },
 
-  graceMs: {
-    flag: 'grace',
-    kind: duration(day, 3650 * day, '7d'),
-    group: 'Lifecycle',
-    default: '7d',
-    help: 'Time after its last use in which a blob is kept, whether a workflow holds it or not.',
-  },
+  ...collectionSettings,
+
   leaseTimeMs: {
     flag: 'lease-time',
     kind: duration(minute, day, '10m'),
