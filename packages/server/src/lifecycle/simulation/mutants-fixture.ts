@@ -1,0 +1,280 @@
+/**
+ * Guards of the production code, each taken away from around it: what is wrapped says nothing, or lies. The simulation
+ * must notice every one of them, or it proves nothing.
+ */
+import type { BlobStore } from '@large-payload/core';
+import type { Mark, Permission } from '../lifecycle-catalog.js';
+import { runKind, scheduleKind } from './holder-kinds-fixture.js';
+import { hour, type Mutation, minute, overriding, type WorldTimes } from './world-fixture.js';
+
+export interface Mutant {
+  readonly name: string;
+  readonly mutation: Mutation;
+  /** Times under which the guard matters. */
+  readonly times?: Partial<WorldTimes>;
+}
+
+const long = new Date(8_000_000_000_000);
+
+export const mutants: readonly Mutant[] = [
+  {
+    name: 'a HEAD is not written down as a use',
+    mutation: {
+      catalog: (catalog, world) =>
+        overriding(catalog, {
+          touch: async (rows) => {
+            const now = await catalog.lookupMany([]);
+            return [...now, ...rows].map((row) => ({
+              ...row,
+              protectedUntil: new Date(world.now + world.times.graceMs),
+            }));
+          },
+        }),
+    },
+  },
+  {
+    name: 'an upload that meets its blob is not written down as a use',
+    mutation: {
+      catalog: (catalog, world) =>
+        overriding(catalog, {
+          begin: async (key, size, leaseMs) => {
+            const row = await catalog.lookup(key);
+            if (row?.state !== 'live') return catalog.begin(key, size, leaseMs);
+            const protectedUntil = new Date(world.now + world.times.graceMs);
+            return { kind: 'present', row: { ...row, protectedUntil }, touched: false };
+          },
+        }),
+    },
+  },
+  {
+    name: 'one mark is enough',
+    mutation: {
+      lifecycle: (lifecycle) =>
+        overriding(lifecycle, {
+          marksOf: async (namespace, limit) => {
+            const marks = await lifecycle.marksOf(namespace, limit);
+            return marks.flatMap((mark) => [mark, shifted(mark, -hour)]);
+          },
+        }),
+    },
+  },
+  {
+    name: 'no 2V between the marks, and no V at their end',
+    mutation: { times: { visibilityMs: 0 } },
+  },
+  {
+    name: 'marks may be further apart than the retention',
+    mutation: {
+      lifecycle: (lifecycle) =>
+        overriding(lifecycle, {
+          marksOf: async (namespace, limit) =>
+            (await lifecycle.marksOf(namespace, limit)).map((mark) => ({ ...mark, retentionMs: 1e15 })),
+        }),
+    },
+    times: { retentionMs: hour + 10 * minute },
+  },
+  {
+    name: 'the grace is ignored',
+    mutation: permitting((permission) => ({ ...permission, untouchedSince: permission.firstMarkStartedAt })),
+  },
+  {
+    name: 'what is touched may go',
+    mutation: permitting((permission) => ({ ...permission, untouchedSince: long })),
+  },
+  {
+    name: 'marks that began before the quarantine are fresh enough',
+    mutation: permitting((permission) => ({ ...permission, firstMarkStartedAt: long })),
+  },
+  {
+    name: 'what is quarantined may go at once',
+    mutation: {
+      lifecycle: (lifecycle) =>
+        overriding(lifecycle, {
+          condemned: (permission, _quarantineMs, after, limit) => lifecycle.condemned(permission, 0, after, limit),
+          retire: (fence, permission, _quarantineMs, ids) => lifecycle.retire(fence, permission, 0, ids),
+        }),
+    },
+  },
+  {
+    name: 'the mutable state is not read',
+    mutation: {
+      temporal: (namespace) =>
+        overriding(namespace, {
+          describeRun: async (run) => {
+            const described = await namespace.describeRun(run);
+            return described && { ...described, pendingActivities: [] };
+          },
+        }),
+    },
+  },
+  {
+    name: 'only the last page of a history is read',
+    mutation: {
+      temporal: (namespace) =>
+        overriding(namespace, {
+          historyBackwards: async (run, next) => {
+            const page = await namespace.historyBackwards(run, next);
+            return page && { items: page.items };
+          },
+        }),
+    },
+  },
+  {
+    name: 'only the first page of a list is read',
+    mutation: {
+      temporal: (namespace) =>
+        overriding(namespace, { listRuns: async (next) => ({ items: (await namespace.listRuns(next)).items }) }),
+    },
+  },
+  {
+    name: 'an open run is read once',
+    mutation: {
+      lifecycle: (lifecycle) =>
+        overriding(lifecycle, {
+          saveScan: (mark, holder, scan) => lifecycle.saveScan(mark, holder, { ...scan, isDone: true }),
+          noteHolders: (mark, kind, found) =>
+            lifecycle.noteHolders(
+              mark,
+              kind,
+              found.map(({ id }) => ({ id, isClosed: true })),
+            ),
+        }),
+    },
+  },
+  {
+    name: 'new holders are noted, and not read',
+    mutation: { lifecycle: (lifecycle) => overriding(lifecycle, { unscannedHolders: async () => [] }) },
+  },
+  {
+    name: 'schedules are not listed',
+    mutation: { kinds: [runKind] },
+  },
+  {
+    name: 'runs are not listed',
+    mutation: { kinds: [scheduleKind] },
+  },
+  {
+    name: 'who is not listed is gone, and its edges with it',
+    mutation: {
+      lifecycle: (lifecycle) =>
+        overriding(lifecycle, {
+          unseenHolders: async (mark, after, limit) => {
+            for (const holder of await lifecycle.unseenHolders(mark, after, limit)) await lifecycle.markGone(holder);
+            await lifecycle.forgetGone(0, 1000);
+            return [];
+          },
+        }),
+    },
+  },
+  {
+    name: 'edges of what is gone are dropped at once, and who was gone unread is no gap',
+    mutation: {
+      lifecycle: (lifecycle) =>
+        overriding(lifecycle, {
+          forgetGone: (_lingerMs, limit) => lifecycle.forgetGone(0, limit),
+          endMark: (fence, mark, outcome) => {
+            const gaps = outcome.gaps.filter((gap) => !gap.includes('gone before it was read'));
+            return lifecycle.endMark(fence, mark, { ...outcome, gaps, isComplete: gaps.length === 0 });
+          },
+        }),
+    },
+  },
+  {
+    name: 'an error is taken for NotFound',
+    mutation: {
+      temporal: (namespace, world) =>
+        overriding(namespace, {
+          describeRun: async (run) => (world.random.chance(0.1) ? undefined : namespace.describeRun(run)),
+        }),
+      lifecycle: (lifecycle) =>
+        overriding(lifecycle, { forgetGone: (_lingerMs, limit) => lifecycle.forgetGone(0, limit) }),
+    },
+  },
+  {
+    name: 'gaps are ignored',
+    mutation: {
+      lifecycle: (lifecycle) =>
+        overriding(lifecycle, {
+          endMark: (fence, mark, outcome) => lifecycle.endMark(fence, mark, { ...outcome, gaps: [], isComplete: true }),
+        }),
+    },
+  },
+  {
+    name: 'pins are ignored',
+    mutation: {
+      lifecycle: (lifecycle) =>
+        overriding(lifecycle, {
+          addPin: async (pin) => {
+            const made = await lifecycle.addPin(pin);
+            await lifecycle.removePin(made.id);
+            return made;
+          },
+        }),
+    },
+  },
+  {
+    name: 'leases are ignored',
+    mutation: {
+      catalog: (catalog) =>
+        overriding(catalog, {
+          begin: async (key, size) => catalog.begin(key, size, -1),
+          renew: async () => true,
+        }),
+    },
+  },
+  {
+    name: 'the fence is ignored',
+    mutation: {
+      lifecycle: (lifecycle, world) => {
+        const latest = () => world.leader?.fence ?? { epoch: '0' };
+        return overriding(lifecycle, {
+          quarantine: (_fence, permission, ids) => lifecycle.quarantine(latest(), permission, ids),
+          retire: (_fence, permission, ms, ids) => lifecycle.retire(latest(), permission, ms, ids),
+          beginMark: (_fence, namespace, ms) => lifecycle.beginMark(latest(), namespace, ms),
+          endMark: (_fence, mark, outcome) => lifecycle.endMark(latest(), mark, outcome),
+          nextRound: () => lifecycle.nextRound(latest()),
+        });
+      },
+    },
+  },
+  {
+    name: 'the name of an object is used again',
+    mutation: { store: withoutGenerations },
+  },
+  {
+    name: 'only the namespace of the same name is asked',
+    mutation: { isIsolated: true },
+  },
+];
+
+function permitting(change: (permission: Permission) => Permission): Mutation {
+  return {
+    lifecycle: (lifecycle) =>
+      overriding(lifecycle, {
+        candidates: (permission, after, limit) => lifecycle.candidates(change(permission), after, limit),
+        quarantine: (fence, permission, ids) => lifecycle.quarantine(fence, change(permission), ids),
+        condemned: (permission, ms, after, limit) => lifecycle.condemned(change(permission), ms, after, limit),
+        retire: (fence, permission, ms, ids) => lifecycle.retire(fence, change(permission), ms, ids),
+      }),
+  };
+}
+
+function shifted(mark: Mark, ms: number): Mark {
+  const moved = (date: Date): Date => new Date(date.getTime() + ms);
+  return {
+    ...mark,
+    startedAt: moved(mark.startedAt),
+    ...(mark.endedAt === undefined ? {} : { endedAt: moved(mark.endedAt) }),
+    retentionMs: 1e15,
+  };
+}
+
+function withoutGenerations(store: BlobStore): BlobStore {
+  const plain = (key: string): string => key.replace(/~[0-9a-z]{16}$/, '');
+  return overriding(store, {
+    put: (key, body, expect, options) => store.put(plain(key), body, expect, options),
+    get: (key, options) => store.get(plain(key), options),
+    head: (key, options) => store.head(plain(key), options),
+    delete: (key, options) => store.delete(plain(key), options),
+  });
+}
