@@ -120,24 +120,70 @@ describe('a payload is found', () => {
   });
 });
 
+describe('the places in history', () => {
+  it.each([
+    'workflowExecutionStartedEventAttributes.input.payloads',
+    'workflowExecutionStartedEventAttributes.memo.fields',
+    'workflowExecutionStartedEventAttributes.header.fields',
+    'workflowExecutionStartedEventAttributes.searchAttributes.indexedFields',
+    'workflowExecutionStartedEventAttributes.lastCompletionResult.payloads',
+    'workflowExecutionStartedEventAttributes.continuedFailure.encodedAttributes',
+    'workflowExecutionCompletedEventAttributes.result.payloads',
+    'workflowExecutionFailedEventAttributes.failure.applicationFailureInfo.details.payloads',
+    'workflowExecutionFailedEventAttributes.failure.cause.encodedAttributes',
+    'workflowExecutionSignaledEventAttributes.input.payloads',
+    'workflowExecutionUpdateAcceptedEventAttributes.acceptedRequest.input.args.payloads',
+    'workflowExecutionUpdateCompletedEventAttributes.outcome.success.payloads',
+    'activityTaskScheduledEventAttributes.input.payloads',
+    'activityTaskCompletedEventAttributes.result.payloads',
+    'activityTaskFailedEventAttributes.failure.applicationFailureInfo.details.payloads',
+    'activityTaskTimedOutEventAttributes.failure.timeoutFailureInfo.lastHeartbeatDetails.payloads',
+    'activityTaskCanceledEventAttributes.details.payloads',
+    'markerRecordedEventAttributes.details.payloads',
+    'workflowExecutionContinuedAsNewEventAttributes.input.payloads',
+    'startChildWorkflowExecutionInitiatedEventAttributes.input.payloads',
+    'childWorkflowExecutionCompletedEventAttributes.result.payloads',
+    'signalExternalWorkflowExecutionInitiatedEventAttributes.input.payloads',
+    'upsertWorkflowSearchAttributesEventAttributes.searchAttributes.indexedFields',
+    'workflowPropertiesModifiedEventAttributes.upsertedMemo.fields',
+    'nexusOperationScheduledEventAttributes.input',
+    'nexusOperationCompletedEventAttributes.result',
+    'userMetadata.summary',
+    'userMetadata.details',
+  ])('have %s among them', (place) => {
+    const places = [...pathsFrom(root.lookupType('temporal.api.history.v1.HistoryEvent'))].map(textOf);
+    expect(places).toContain(place);
+  });
+
+  it('that are not in history are those of a description', () => {
+    const of = (name: string): string[] =>
+      [...pathsFrom(root.lookupType(`temporal.api.workflowservice.v1.${name}`))].map(textOf);
+    expect(of('DescribeWorkflowExecutionResponse')).toEqual(
+      expect.arrayContaining([
+        'pendingActivities.heartbeatDetails.payloads',
+        'pendingActivities.lastFailure.encodedAttributes',
+        'workflowExecutionInfo.memo.fields',
+        'executionConfig.userMetadata.summary',
+      ]),
+    );
+    expect(of('DescribeScheduleResponse')).toEqual(
+      expect.arrayContaining(['schedule.action.startWorkflow.input.payloads', 'memo.fields']),
+    );
+  });
+});
+
 describe('texts and bytes beside payloads', () => {
   const digest = goClaim('planted').edge.digest;
+  const event = 'temporal.api.history.v1.HistoryEvent';
+  const response = (name: string): string => `temporal.api.workflowservice.v1.${name}Response`;
+  const inMap = { memo: { fields: { [digest]: {} } } };
 
   it.each([
-    [
-      'temporal.api.history.v1.HistoryEvent',
-      { workflowExecutionFailedEventAttributes: { failure: { message: digest } } },
-    ],
-    [
-      'temporal.api.history.v1.HistoryEvent',
-      { workflowExecutionStartedEventAttributes: { memo: { fields: { [digest]: {} } } } },
-    ],
-    ['temporal.api.workflowservice.v1.DescribeScheduleResponse', { conflictToken: Buffer.from(digest) }],
-    [
-      'temporal.api.workflowservice.v1.GetWorkflowExecutionHistoryResponse',
-      { rawHistory: [{ data: Buffer.from(digest) }] },
-    ],
-  ])('are searched: %s %j', async (name, message) => {
+    ['a message of a failure', event, { workflowExecutionFailedEventAttributes: { failure: { message: digest } } }],
+    ['a name in a map', event, { workflowExecutionStartedEventAttributes: inMap }],
+    ['bytes', response('DescribeSchedule'), { conflictToken: Buffer.from(digest) }],
+    ['bytes in a list', response('GetWorkflowExecutionHistory'), { rawHistory: [{ data: Buffer.from(digest) }] }],
+  ])('are searched: %s', async (_, name, message) => {
     const found = await openExtractor().extract(name, received(name, message));
     expect(found).toEqual({ edges: [{ digest }], gaps: [] });
   });

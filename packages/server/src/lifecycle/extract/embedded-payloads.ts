@@ -30,12 +30,14 @@ function inProtobuf(bytes: Buffer, limits: EmbeddedLimits, found: Found): boolea
   for (let mark = bytes.indexOf(entryMark); mark >= 0; mark = bytes.indexOf(entryMark, Math.max(mark + 1, floor))) {
     const entry = entryAt(bytes, mark - 2);
     if (entry === undefined) continue;
-    if (!limits.takeEmbedded()) return false;
     const metadata = new Map([[entry.name, entry.value]]);
     addEntriesBefore(bytes, mark - 2, floor, metadata);
     floor = addEntriesBehind(bytes, entry.end, metadata);
-    // its data may have others in it, and is looked at next
-    found({ metadata: Object.fromEntries(metadata), data: dataAt(bytes, floor) }, false);
+    // what is empty holds nothing; other data may have payloads in it, and is looked at next
+    const data = dataAt(bytes, floor);
+    if (data.length === 0) continue;
+    if (!limits.takeEmbedded()) return false;
+    found({ metadata: Object.fromEntries(metadata), data }, false);
   }
   return true;
 }
@@ -119,9 +121,11 @@ function inJson(bytes: Buffer, limits: EmbeddedLimits, found: Found): boolean {
     // nothing is read twice: an object that holds another one ends there
     const map = flatMap(bytes, open);
     if (map === undefined || !isEncoding(map.entries.get('encoding'))) continue;
-    if (!limits.takeEmbedded()) return false;
+    // without data it holds nothing; so does a claim, whose metadata is that of another payload
     const data = dataBehind(bytes, map.end) ?? dataBefore(bytes, mark);
-    found({ metadata: Object.fromEntries(map.entries), data: data ?? new Uint8Array() }, true);
+    if (data === undefined || data.length === 0) continue;
+    if (!limits.takeEmbedded()) return false;
+    found({ metadata: Object.fromEntries(map.entries), data }, true);
   }
   return true;
 }

@@ -121,7 +121,7 @@ describe('the search is bounded', () => {
   });
 
   it('by the payloads that are inside', () => {
-    const one = Buffer.from('{"metadata":{"encoding":"anNvbi9wbGFpbg=="}} ');
+    const one = Buffer.from('{"metadata":{"encoding":"anNvbi9wbGFpbg=="},"data":"MTIz"} ');
     expect(searched(Buffer.concat([one, one, one]), { embeddedPerMessage: 2 }).gaps).toEqual([tooMuch]);
   });
 
@@ -137,6 +137,7 @@ describe('the search is bounded', () => {
     ['starts of lists', '[{"metadata":{'],
     ['metadata', '"metadata":{"encoding":"'],
     ['whole metadata', '{"metadata":{"encoding":"anNvbi9wbGFpbg=="},"externalPayloads":[],'],
+    ['payloads', '{"metadata":{"encoding":"anNvbi9wbGFpbg=="},"data":"MQ=="}'],
     ['entries', '\n\u0016\n\u0008encoding\u0012\njson/plain'],
     ['lines of base64', `${'QUJD'.repeat(19)}\n`],
     ['base64 of the like', 'eJx4nHic'],
