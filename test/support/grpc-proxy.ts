@@ -1,0 +1,106 @@
+/** Between a gRPC client and a real server: counts calls, keeps those with a wrong key out, answers some with a failure. */
+import { once } from 'node:events';
+import http2 from 'node:http2';
+import type { AddressInfo } from 'node:net';
+
+export interface GrpcAnswer {
+  readonly status: number;
+  readonly message?: string;
+  /** The trailer `grpc-status-details-bin`. */
+  readonly details?: Uint8Array;
+}
+
+export interface GrpcProxyOptions {
+  /** The client must speak TLS then. PEM. */
+  readonly tls?: { readonly cert: string; readonly key: string };
+  /** What `authorization` must be, at that time. */
+  readonly authorization?: () => string;
+}
+
+export interface GrpcProxy {
+  /** `127.0.0.1:PORT` */
+  readonly address: string;
+  /** Methods that were called, in order: `ListSchedules`. */
+  readonly calls: string[];
+  /** Instead of the server's answer; asked at each call that is let in. */
+  fault: ((method: string) => GrpcAnswer | 'never' | 'cut' | undefined) | undefined;
+  close(): Promise<void>;
+}
+
+const unauthenticated = 16;
+
+export async function startGrpcProxy(target: string, options: GrpcProxyOptions = {}): Promise<GrpcProxy> {
+  const upstream = http2.connect(`http://${target}`);
+  upstream.on('error', () => undefined);
+  const { tls, authorization } = options;
+  const server = tls === undefined ? http2.createServer() : http2.createSecureServer(tls);
+  const sessions = new Set<http2.ServerHttp2Session>();
+  const calls: string[] = [];
+  const proxy: GrpcProxy = {
+    address: '',
+    calls,
+    fault: undefined,
+    async close() {
+      for (const session of sessions) session.destroy();
+      upstream.destroy();
+      await new Promise((resolve) => server.close(resolve));
+    },
+  };
+  server.on('session', (session) => {
+    sessions.add(session);
+    session.on('error', () => undefined).once('close', () => sessions.delete(session));
+  });
+  server.on('stream', (stream, headers) => {
+    stream.on('error', () => undefined);
+    if (authorization !== undefined && headers.authorization !== authorization())
+      return answer(stream, { status: unauthenticated, message: 'no such key' });
+    const method = `${headers[':path']}`.replace(/^.*\//, '');
+    calls.push(method);
+    const fault = proxy.fault?.(method);
+    if (fault === 'never') return stream.resume();
+    if (fault === 'cut') return stream.session?.destroy();
+    if (fault !== undefined) return answer(stream, fault);
+    forward(upstream, stream, headers);
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  return Object.assign(proxy, { address: `127.0.0.1:${(server.address() as AddressInfo).port}` });
+}
+
+/** Headers alone: a call that failed before it gave anything. */
+function answer(stream: http2.ServerHttp2Stream, { status, message = 'a fault', details }: GrpcAnswer): void {
+  stream.resume();
+  stream.respond(
+    {
+      ':status': 200,
+      'content-type': 'application/grpc',
+      'grpc-status': `${status}`,
+      'grpc-message': encodeURIComponent(message),
+      ...(details === undefined ? {} : { 'grpc-status-details-bin': Buffer.from(details).toString('base64') }),
+    },
+    { endStream: true },
+  );
+}
+
+function forward(
+  upstream: http2.ClientHttp2Session,
+  stream: http2.ServerHttp2Stream,
+  headers: http2.IncomingHttpHeaders,
+): void {
+  const { ':authority': _authority, ':scheme': _scheme, host: _host, ...others } = headers;
+  const onward = upstream.request(others);
+  onward.on('error', () => stream.destroy());
+  stream.pipe(onward);
+  let trailers: http2.IncomingHttpHeaders = {};
+  onward.on('trailers', (received) => {
+    trailers = received;
+  });
+  onward.on('response', (received, flags) => {
+    const isAll = (flags & http2.constants.NGHTTP2_FLAG_END_STREAM) !== 0;
+    const { ':status': status, ...rest } = received;
+    stream.respond({ ':status': status ?? 502, ...rest }, isAll ? { endStream: true } : { waitForTrailers: true });
+    if (isAll) return;
+    stream.once('wantTrailers', () => stream.sendTrailers(trailers));
+    onward.pipe(stream);
+  });
+}
