@@ -18,29 +18,24 @@ export function* partsOf(type: ReflectedType, message: object): Generator<Part> 
     yield* unknownFields(next.message);
     if (next.type.fullName === anyType) yield* contentOfAny(next.message, waiting);
     for (const field of fieldsOf(next.type)) {
-      for (const value of valuesOf(field, next.message)) {
+      const content = ownValue(next.message, field.name);
+      if (content == null) continue;
+      for (const value of valuesOf(field, content)) {
         if (field.type !== undefined && field.kind === 'message' && typeof value === 'object') {
           waiting.push({ type: field.type, message: value });
           yield { kind: 'message' };
         } else yield partOf(field, value);
       }
-      if (field.hasTextKeys) yield* keysOf(field, next.message);
+      if (field.hasTextKeys) for (const text of Object.keys(content)) yield { kind: 'text', text };
     }
   }
 }
 
-/** Values of one field; none that are absent. */
-function* valuesOf({ name, shape, kind }: FieldPlan, message: object): Generator<NonNullable<unknown>> {
-  const value = ownValue(message, name);
-  if (value == null || kind === 'number') return;
-  if (shape === 'one') yield value;
-  else if (typeof value !== 'object') yield value;
-  else for (const item of Object.values(value)) if (item != null) yield item;
-}
-
-function* keysOf({ name }: FieldPlan, message: object): Generator<Part> {
-  const map = ownValue(message, name);
-  if (typeof map === 'object' && map !== null) for (const text of Object.keys(map)) yield { kind: 'text', text };
+/** The values of one field: itself, or those that it lists. */
+function valuesOf({ shape, kind }: FieldPlan, content: NonNullable<unknown>): readonly NonNullable<unknown>[] {
+  if (kind === 'number') return [];
+  if (shape === 'one' || typeof content !== 'object') return [content];
+  return Object.values(content).filter((item) => item != null);
 }
 
 function partOf({ kind, name }: FieldPlan, value: NonNullable<unknown>): Part {
