@@ -7,7 +7,7 @@ import type { Command } from 'commander';
 import { readOwner } from '../bucket-owner.js';
 import { openStore } from '../open-store.js';
 import { counted } from './care-options.js';
-import { addCatalogTarget, type DatabaseTarget, withDatabase } from './catalog-target.js';
+import { addCatalogTarget, type DatabaseTarget, restorePinsOf, withDatabase } from './catalog-target.js';
 import { statusLine } from './status-line.js';
 import type { Terminal } from './terminal.js';
 
@@ -48,13 +48,25 @@ async function run(file: string, target: DatabaseTarget, terminal: Terminal): Pr
         rows = now.blob + now.retired_object;
       },
     });
+    const pins = await restoredPins(target);
     status.end();
+    if (pins > 0) terminal.stderr.write(`lps: ${counted(pins, 'pin')} taken over from the store\n`);
     terminal.stderr.write(
       `lps: ${counted(counts.blob, 'blob')} and ${counted(counts.retired_object, 'retired object')} read. ` +
         'Uploads since the export are missing: "lps catalog reconcile" takes them in\n',
     );
   } finally {
     status.end();
+  }
+}
+
+/** They are in the store, and not in the export: so those made since are there as well. */
+async function restoredPins(target: DatabaseTarget): Promise<number> {
+  const store = await openStore(target.config);
+  try {
+    return await restorePinsOf(target, store);
+  } finally {
+    await store.close?.();
   }
 }
 

@@ -2,7 +2,7 @@ import { LpsError } from '@large-payload/core';
 import type { Command } from 'commander';
 import { type ReconcileCounts, type ReconcileProgress, reconcile } from '../care/reconcile.js';
 import { addCareOptions, type CareFlags, counted, damageFound, findingText } from './care-options.js';
-import { addCatalogTarget, type CatalogTarget, withCatalogTarget } from './catalog-target.js';
+import { addCatalogTarget, type CatalogTarget, restorePinsOf, withCatalogTarget } from './catalog-target.js';
 import { type Status, statusLine } from './status-line.js';
 import { roughBytes, type Terminal } from './terminal.js';
 
@@ -30,7 +30,8 @@ export function addReconcile(catalog: Command, terminal: Terminal): void {
     );
 }
 
-async function run(flags: ReconcileFlags, { catalog, store }: CatalogTarget, terminal: Terminal): Promise<void> {
+async function run(flags: ReconcileFlags, target: CatalogTarget, terminal: Terminal): Promise<void> {
+  const { catalog, store } = target;
   const sinceMs = performance.now();
   let progress: ReconcileProgress | undefined;
   const status = statusLine(terminal, () => statusOf(progress));
@@ -43,6 +44,7 @@ async function run(flags: ReconcileFlags, { catalog, store }: CatalogTarget, ter
       maxBytesPerSecond: flags.maxRate,
       concurrency: flags.concurrency,
       signal: terminal.signal,
+      restorePins: () => restorePinsOf(target, store),
       onFinding: (finding) => status.print(findingText(finding, flags.json)),
       onProgress: (now) => {
         progress = now;
@@ -78,6 +80,7 @@ function asText(counts: ReconcileCounts, seconds: number, isDryRun: boolean): st
     if (count > 0) lines.push(`${count.toLocaleString('en-US')} ${text}`);
   };
   add(counts.adopted, `${would}taken into the catalog, ${roughBytes(counts.adoptedBytes)}`);
+  add(counts.pins, `${counts.pins === 1 ? 'pin' : 'pins'} taken over`);
   add(counts.healed, `${would}right again, marked damaged before`);
   add(counts.corrected, `${would}given their right size`);
   add(counts.moved, `${would}found in a later generation`);

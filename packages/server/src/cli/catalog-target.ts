@@ -107,6 +107,18 @@ export function withCatalogTarget<T>(
   });
 }
 
+/** Takes the pins that a store keeps into a catalog that was lost; returns how many. */
+export async function restorePinsOf({ url, schema, config }: DatabaseTarget, store: BlobStore): Promise<number> {
+  const { openLifecycleCatalog } = await import('../lifecycle/catalog/postgres-lifecycle.js');
+  const { restorePins } = await import('../lifecycle/catalog/pins.js');
+  const lifecycle = await openLifecycleCatalog({ url, schema, graceMs: config.graceMs });
+  try {
+    return await restorePins(store, lifecycle);
+  } finally {
+    await lifecycle.close();
+  }
+}
+
 async function mustHaveCluster(dataDir: string): Promise<void> {
   const found = await stat(join(dataDir, 'postgres')).catch((error: NodeJS.ErrnoException) => error);
   if (!(found instanceof Error) || found.code !== 'ENOENT') return;

@@ -1,10 +1,11 @@
 import { userInfo } from 'node:os';
 import { LpsError } from '@large-payload/core';
 import { type Command, InvalidArgumentError } from 'commander';
+import { requireOwner } from '../bucket-owner.js';
 import { duration } from '../config/kinds.js';
 import type { Pins } from '../lifecycle/catalog/pins.js';
 import type { Pin } from '../lifecycle/lifecycle-catalog.js';
-import { addCatalogTarget, type CatalogTargetOptions, withCatalogTarget } from './catalog-target.js';
+import { addCatalogTarget, withCatalogTarget } from './catalog-target.js';
 import { escapeControls, shown, type Terminal } from './terminal.js';
 
 interface AddFlags {
@@ -49,9 +50,10 @@ Examples:
   lps pin add /blobs/orders/custom/reports/ --reason "until the audit is over" --expires 90d`,
     )
     .action((key: string, { reason, owner = userName(), expires, json }: AddFlags) =>
-      onPins(command, terminal, { create: false }, async (pins, now) => {
+      onPins(command, terminal, async (pins, now, record) => {
         const expiresAt = expires === undefined ? {} : { expiresAt: new Date((await now()).getTime() + expires) };
         const made = await pins.add({ key, owner, reason, ...expiresAt });
+        await record('add pin', made);
         terminal.stdout.write(`${json ? JSON.stringify(made) : made.id}\n`);
         const until = made.expiresAt === undefined ? 'until it is removed' : `until ${made.expiresAt.toISOString()}`;
         terminal.stderr.write(`lps: pinned ${until}\n`);
@@ -69,7 +71,7 @@ function addList(pin: Command, terminal: Terminal): void {
   addCatalogTarget(command)
     .addHelpText('after', '\nExample:\n  lps pin list /blobs/orders/')
     .action((key: string | undefined, { json }: { json?: boolean }) =>
-      onPins(command, terminal, { create: false }, async (pins) => {
+      onPins(command, terminal, async (pins) => {
         for (const found of await pins.list(key)) {
           terminal.stdout.write(`${shown(json ? JSON.stringify(found) : lineOf(found), terminal.stdout)}\n`);
         }
@@ -86,32 +88,44 @@ function addRemove(pin: Command, terminal: Terminal): void {
   addCatalogTarget(command)
     .addHelpText('after', '\nExample:\n  lps pin remove 6f1f0d8a4b7c2e5d9a10')
     .action((id: string) =>
-      onPins(command, terminal, { create: false }, async (pins) => {
+      onPins(command, terminal, async (pins, _now, record) => {
+        const pin = (await pins.list()).find((one) => one.id === id);
         if (!(await pins.remove(id))) {
           throw new LpsError('INVALID_ARGUMENT', 'there is no such pin; "lps pin list" shows those that there are');
         }
+        if (pin !== undefined) await record('remove pin', pin);
         terminal.stderr.write(`lps: pin ${escapeControls(id)} is removed\n`);
       }),
     );
 }
 
+type Record = (action: string, pin: Pin) => Promise<void>;
+
 function onPins(
   command: Command,
   terminal: Terminal,
-  options: CatalogTargetOptions,
-  run: (pins: Pins, now: () => Promise<Date>) => Promise<void>,
+  run: (pins: Pins, now: () => Promise<Date>, record: Record) => Promise<void>,
 ): Promise<void> {
-  return withCatalogTarget(command, terminal, options, async ({ url, schema, config, catalog: { id }, store }) => {
+  return withCatalogTarget(command, terminal, { create: false }, async ({ url, schema, config, catalog, store }) => {
     // loaded only here, and with it what talks to Postgres
     const { openLifecycleCatalog } = await import('../lifecycle/catalog/postgres-lifecycle.js');
     const { pinsOf } = await import('../lifecycle/catalog/pins.js');
-    const { requireOwner } = await import('../bucket-owner.js');
-    await requireOwner(store, id); // the pin goes into the store as well
+    const { parsePinKey } = await import('../lifecycle/catalog/pin-key.js');
+    const { openAccess } = await import('../auth/open-access.js');
+    await requireOwner(store, catalog.id); // the pin goes into the store as well
+    const onAuditLost = () => terminal.stderr.write('lps: this was done, but is missing in the audit\n');
+    const access = await openAccess({ url, schema, onAuditLost });
     const lifecycle = await openLifecycleCatalog({ url, schema, graceMs: config.graceMs });
+    const record: Record = (action, { id, key }) => {
+      const { namespace } = parsePinKey(key);
+      const principal = `cli:${userName()}`;
+      return access.audit.record({ principal, action, namespaces: [namespace], subjects: [id, key], status: 200 });
+    };
     try {
-      await run(pinsOf(lifecycle, store), () => lifecycle.now());
+      await run(pinsOf(lifecycle, store), () => lifecycle.now(), record);
     } finally {
       await lifecycle.close();
+      await access.close();
     }
   });
 }

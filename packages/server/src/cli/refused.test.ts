@@ -63,7 +63,7 @@ const refused: readonly (readonly [string, string[], number, string | RegExp, Ru
     2,
     /^lps: --host: 0.0.0.0 can be reached from other machines.*--insecure.*\(CONFIG_INVALID\)$/,
   ],
-  ['wrong settings of a print', ['config', 'print', '--grace', '1h'], 2, /^lps: --grace: "1h" is not a time/],
+  ['wrong settings of a print', ['config', 'print', '--grace', '1h'], 2, /^lps: --grace: grace must be at least 1d/],
   ['a put of nothing', ['put', '--namespace', 'n'], 2, "lps: missing required argument 'file' (INVALID_ARGUMENT)"],
   ['a put into no namespace', ['put', 'FILE'], 2, /^lps: required option '--namespace <name>' not specified/],
   [
@@ -208,7 +208,7 @@ describe('what is refused', () => {
       'lps: 3 settings are wrong (CONFIG_INVALID)',
       '  no such environment variable: LPS_X',
       '  --port: "x" is not a whole number from 0 to 65535, such as 8577',
-      '  LPS_GRACE: "1h" is not a time from 1d to 3650d, such as 7d',
+      '  LPS_GRACE: grace must be at least 1d',
       '',
     ]);
   });

@@ -191,7 +191,7 @@ const refused: readonly (readonly [string, LoadOptions, string])[] = [
     { flags: { 'idle-timeout': '30' } },
     '--idle-timeout: "30" is not a time from 1s to 1h, such as 30s',
   ],
-  ['a grace below its floor', { flags: { grace: '23h' } }, 'LPS_GRACE: grace must be at least 1d'],
+  ['a grace below its floor', { flags: { grace: '23h' } }, '--grace: grace must be at least 1d'],
   ['an unknown store', { flags: { store: 'disk' } }, '--store: "disk" is not one of file, memory, s3, gcs, azure'],
   ['a store in capitals', { flags: { store: 'S3' } }, '--store: "S3" is not one of file'],
   [
