@@ -18,7 +18,8 @@
  * object is looked at wins over what was found, since every write names the generation that was read.
  *
  * Nothing touches: known rows keep the time of their last use. What is adopted counts as used now, for it may have been.
- * An empty catalog that is filled here remembers when (`rebuilt_at`): who held what before is not known any more.
+ * An empty catalog that is filled here remembers when (`rebuilt_at`): who held what before is not known any more. It gets
+ * the pins first that the store keeps (`.lps/pins/`).
  *
  * Nothing is deleted, either: strays, foreign names, objects of v1 and the service's own are counted.
  */
@@ -52,6 +53,8 @@ export interface ReconcileOptions {
   readonly maxBytesPerSecond: number;
   readonly concurrency: number;
   readonly signal: AbortSignal;
+  /** Takes the pins that the store keeps into an empty catalog; returns how many. Not called in a dry run. */
+  readonly restorePins?: () => Promise<number>;
   readonly onFinding?: (finding: Finding) => void;
   readonly onProgress?: (progress: ReconcileProgress) => void;
   /** See ./at-rest.ts. */
@@ -79,6 +82,8 @@ export interface ReconcileCounts extends Record<Finding['kind'], number> {
   adoptedBytes: number;
   uploading: number;
   retired: number;
+  /** Of a catalog that was lost. */
+  pins: number;
   /** Of the damaged ones, how many were not known to be. */
   marked: number;
   hashedBytes: number;
@@ -93,6 +98,7 @@ export async function reconcile(options: ReconcileOptions): Promise<ReconcileCou
   const wasEmpty = await catalog.isEmpty();
   const owner = await settleOwner(catalog, store, wasEmpty, dryRun, takeOver);
   const run = new Reconciliation(options, dryRun ? withoutWrites(catalog) : catalog, owner, wasEmpty);
+  if (wasEmpty && !dryRun) run.counts.pins = (await options.restorePins?.()) ?? 0;
   const untilId = await catalog.lastId();
   await run.walkStore();
   await run.walkRows(untilId);
@@ -151,7 +157,7 @@ function withoutWrites(catalog: CareCatalog): CareCatalog {
 class Reconciliation {
   readonly counts: ReconcileCounts = {
     ...{ objects: 0, bytes: 0, foreign: 0, v1: 0, own: 0, known: 0, adopted: 0, adoptedBytes: 0 },
-    ...{ uploading: 0, retired: 0, marked: 0, hashedBytes: 0 },
+    ...{ uploading: 0, retired: 0, pins: 0, marked: 0, hashedBytes: 0 },
     ...{ damaged: 0, healed: 0, corrected: 0, moved: 0, unreadable: 0, rejected: 0, stray: 0 },
   };
   readonly #seen = new IdSet();

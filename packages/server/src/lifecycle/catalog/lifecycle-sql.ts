@@ -305,7 +305,12 @@ function sumStatements(schema: string) {
     revivedSince: named('revived_since', `SELECT count(*)::int AS revived FROM ${schema}.revival WHERE at >= $1`),
     /** $1 ms. */
     forgetRevivals: { text: `DELETE FROM ${schema}.revival WHERE at < now() - ${ms('$1')}` },
-    nextRound: { text: `UPDATE ${schema}.collection SET rounds = rounds + 1 RETURNING rounds` },
+    nextRound: {
+      text: `UPDATE ${schema}.collection SET rounds = rounds + 1, began_at = clock_timestamp(), requested_at = NULL
+        RETURNING rounds`,
+    },
+    roundTimes: named('round_times', `SELECT began_at, requested_at FROM ${schema}.collection`),
+    requestRound: { text: `UPDATE ${schema}.collection SET requested_at = clock_timestamp()` },
     /** $1 rounds. */
     raiseRounds: { text: `UPDATE ${schema}.collection SET rounds = greatest(rounds, $1::bigint)` },
     markRebuilt: { text: `UPDATE ${schema}.catalog SET rebuilt_at = clock_timestamp()` },

@@ -45,6 +45,7 @@ class MemoryLifecycleCatalog extends MemoryMarks implements LifecycleCatalog {
   readonly #pins = new Map<string, Pin>();
   readonly #brakes = new Map<string, Brake>();
   #rounds = 0n;
+  #roundTimes: { readonly beganAt?: Date; readonly requestedAt?: Date } = {};
 
   constructor(model: MemoryModel) {
     super(model, new MemoryEdges());
@@ -172,7 +173,16 @@ class MemoryLifecycleCatalog extends MemoryMarks implements LifecycleCatalog {
   async nextRound(fence: Fence): Promise<bigint> {
     this.requireFence(fence);
     this.#rounds += 1n;
+    this.#roundTimes = { beganAt: await this.now() };
     return this.#rounds;
+  }
+
+  async roundTimes(): Promise<{ readonly beganAt?: Date; readonly requestedAt?: Date }> {
+    return this.#roundTimes;
+  }
+
+  async requestRound(): Promise<void> {
+    this.#roundTimes = { ...this.#roundTimes, requestedAt: await this.now() };
   }
 
   async rounds(): Promise<bigint> {

@@ -349,10 +349,23 @@ describe('holders', () => {
   it('the end of a mark waits for what is being saved by it', async () => {
     const { lifecycle, fixture } = harness;
     const mark = await lifecycle.beginMark(fence, namespace, hourMs);
-    const saving = (client: pg.PoolClient) =>
-      client.query(`SELECT FROM ${fixture.schema}.mark WHERE id = $1 FOR SHARE`, [mark.id]);
-    const ended = await meanwhile(saving, () => lifecycle.endMark(fence, mark, outcome));
-    expect(ended.isComplete).toBe(true);
+    await lifecycle.noteHolders(mark, 'run', [{ id: 'slow', isClosed: false }]);
+    const [holder] = await lifecycle.unscannedHolders(mark, 0n, 9);
+    if (holder === undefined) throw new Error('there is no holder');
+    const client = await fixture.sql.connect();
+    try {
+      await client.query('BEGIN');
+      await client.query(`SELECT FROM ${fixture.schema}.holder WHERE id = $1 FOR UPDATE`, [holder.id]);
+      const saving = lifecycle.saveScan(mark, holder, { edges: [], cursor: '1', isDone: true });
+      expect(await waits(saving)).toBe(true);
+      const ending = lifecycle.endMark(fence, mark, outcome);
+      expect(await waits(ending, 2)).toBe(true);
+      await client.query('COMMIT');
+      await saving;
+      expect(await ending).toMatchObject({ isComplete: true });
+    } finally {
+      client.release(true);
+    }
   });
 
   it('marks of a namespace whose identity is being accepted wait, and begin behind it', async () => {

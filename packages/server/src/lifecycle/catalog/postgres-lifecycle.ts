@@ -281,6 +281,18 @@ class PostgresLifecycle implements LifecycleCatalog {
     });
   }
 
+  async roundTimes(): Promise<{ beganAt?: Date; requestedAt?: Date }> {
+    const { began_at: beganAt, requested_at: requestedAt } = (await this.#one(this.#sql.roundTimes, [])) as {
+      began_at: Date | null;
+      requested_at: Date | null;
+    };
+    return { ...(beganAt === null ? {} : { beganAt }), ...(requestedAt === null ? {} : { requestedAt }) };
+  }
+
+  async requestRound(): Promise<void> {
+    await this.#run(this.#sql.requestRound, []);
+  }
+
   async rounds(): Promise<bigint> {
     return BigInt(String((await this.#one(this.#sql.rounds, [])).rounds));
   }
