@@ -106,7 +106,11 @@ CREATE UNIQUE INDEX brake_set ON brake (kind, namespace) WHERE released_at IS NU
 -- One row: how many rounds there were. The store has the same number: a database that was restored has a smaller one.
 CREATE TABLE collection (
   one boolean PRIMARY KEY DEFAULT true CHECK (one),
-  rounds bigint NOT NULL DEFAULT 0
+  rounds bigint NOT NULL DEFAULT 0,
+  -- when the last one began
+  began_at timestamptz,
+  -- when a person asked for one before its time
+  requested_at timestamptz
 );
 INSERT INTO collection DEFAULT VALUES;
 

@@ -183,6 +183,10 @@ export interface LifecycleCatalog {
   /** Counts the rounds of the collection up, and returns how many there were. The store keeps the same number. */
   nextRound(fence: Fence): Promise<bigint>;
   rounds(): Promise<bigint>;
+  /** When the last round began, and when a person has asked for another one since then. */
+  roundTimes(): Promise<{ readonly beganAt?: Date; readonly requestedAt?: Date }>;
+  /** Asks for a round before its time. */
+  requestRound(): Promise<void>;
   /** The database is older than the store, which knows of so many rounds: as if it had been rebuilt now. */
   noteRestored(fence: Fence, rounds: bigint): Promise<void>;
   /** When touches, holders and marks were last lost (`catalog.rebuilt_at`): what was known before does not count. */

@@ -786,6 +786,19 @@ function testSums(): void {
     expect(await lifecycle.revivedSince(new Date((await lifecycle.now()).getTime() + 10 * hourMs))).toBe(0);
   });
 
+  it('remembers when a round began, and whether another one was asked for since', async () => {
+    await lifecycle.nextRound(fence);
+    const { beganAt, ...nothing } = await lifecycle.roundTimes();
+    expect(nothing).toEqual({});
+    expect(beganAt?.getTime()).toBeLessThanOrEqual((await lifecycle.now()).getTime());
+    await lifecycle.requestRound();
+    const asked = await lifecycle.roundTimes();
+    expect(asked.beganAt).toEqual(beganAt);
+    expect(asked.requestedAt?.getTime()).toBeGreaterThanOrEqual(beganAt?.getTime() ?? 0);
+    await lifecycle.nextRound(fence);
+    expect((await lifecycle.roundTimes()).requestedAt).toBeUndefined();
+  });
+
   it('counts rounds, and takes the number of a store that knows of more', async () => {
     const before = await lifecycle.rounds();
     expect(await lifecycle.nextRound(fence)).toBe(before + 1n);

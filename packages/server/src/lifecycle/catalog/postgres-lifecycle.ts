@@ -290,7 +290,7 @@ class PostgresLifecycle implements LifecycleCatalog {
   }
 
   async requestRound(): Promise<void> {
-    await this.#run(this.#sql.requestRound, []);
+    await this.#database.run(this.#sql.requestRound, []);
   }
 
   async rounds(): Promise<bigint> {
