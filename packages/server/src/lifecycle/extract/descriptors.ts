@@ -37,8 +37,8 @@ export interface FieldPlan {
 }
 
 const root = proto as unknown as { lookupType(name: string): ReflectedType };
-const payloadType = '.temporal.api.common.v1.Payload';
-export const anyType = '.google.protobuf.Any';
+const payloadType = root.lookupType('temporal.api.common.v1.Payload').fullName;
+const anyName = 'google.protobuf.Any';
 const plans = new WeakMap<ReflectedType, readonly FieldPlan[]>();
 
 /** `undefined` when the SDK does not know it. */
@@ -48,6 +48,10 @@ export function typeNamed(name: string): ReflectedType | undefined {
   } catch {
     return undefined;
   }
+}
+
+export function isAny({ fullName }: ReflectedType): boolean {
+  return fullName === anyName || fullName === `.${anyName}`;
 }
 
 /** The fields of a type that can hold anything but numbers. */

@@ -1,6 +1,6 @@
 /** A decoded message taken apart, along its descriptors. */
 import type { Payload } from '@temporalio/common';
-import { anyType, type FieldPlan, fieldsOf, type ReflectedType, typeNamed } from './descriptors.js';
+import { type FieldPlan, fieldsOf, isAny, type ReflectedType, typeNamed } from './descriptors.js';
 
 export type Part =
   | { readonly kind: 'payload'; readonly payload: Payload }
@@ -16,7 +16,7 @@ export function* partsOf(type: ReflectedType, message: object): Generator<Part> 
   const waiting: { readonly type: ReflectedType; readonly message: object }[] = [{ type, message }];
   for (let next = waiting.pop(); next !== undefined; next = waiting.pop()) {
     yield* unknownFields(next.message);
-    if (next.type.fullName === anyType) yield* contentOfAny(next.message, waiting);
+    if (isAny(next.type)) yield* contentOfAny(next.message, waiting);
     for (const field of fieldsOf(next.type)) {
       const content = ownValue(next.message, field.name);
       if (content == null) continue;
@@ -25,6 +25,7 @@ export function* partsOf(type: ReflectedType, message: object): Generator<Part> 
           waiting.push({ type: field.type, message: value });
           yield { kind: 'message' };
         } else yield partOf(field, value);
+        if (field.kind === 'payload' && typeof value === 'object') yield* unknownFields(value);
       }
       if (field.hasTextKeys) for (const text of Object.keys(content)) yield { kind: 'text', text };
     }

@@ -80,8 +80,11 @@ export class PayloadReader {
         }
       }
     } catch (error) {
-      const encoding = quoted(metadataText(current, 'encoding') ?? '');
-      this.#findings.gap(`a payload of the encoding ${encoding} cannot be decoded: ${(error as Error).message}`);
+      const encoding = metadataText(current, 'encoding') ?? '';
+      const reason = error instanceof Error ? error.message : 'it failed';
+      // by the operator's word; the key may be gone
+      if (!this.#options.claimFree.has(encoding))
+        this.#findings.gap(`a payload of the encoding ${quoted(encoding)} cannot be decoded: ${reason}`);
       return { forms };
     }
     if (claim !== undefined) return { forms, claim };
@@ -93,9 +96,10 @@ export class PayloadReader {
     const encoding = metadataText(payload, 'encoding');
     if (encoding !== undefined && (understood.has(encoding) || this.#options.claimFree.has(encoding))) return;
     if (encoding === undefined && (payload.data?.length ?? 0) === 0) return;
-    const name = encoding === undefined ? 'a payload has no encoding' : `the encoding ${quoted(encoding)}`;
-    const remedy = 'configure the codec that decodes it, or declare it free of claims (claim-free-encodings)';
-    this.#findings.gap(encoding === undefined ? name : `${name} of a payload is not understood: ${remedy}`);
+    const name = encoding === undefined ? 'that there is none' : quoted(encoding);
+    this.#findings.gap(
+      `the encoding of a payload is not understood (${name}): configure the codec that decodes it, or declare it free of claims (claim-free-encodings)`,
+    );
   }
 
   async #search(parts: readonly Uint8Array[], known: ReadonlySet<Digest> | undefined, level: number): Promise<void> {

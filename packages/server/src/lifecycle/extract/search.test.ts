@@ -108,6 +108,13 @@ describe('the search is bounded', () => {
     expect(searched(gzipSync(Buffer.alloc(10 * mebibyte)))).toEqual({ edges: [], gaps: [] });
   });
 
+  it('by the bytes that it unwraps, of one payload and of all', () => {
+    const text = wrapped(Buffer.from(`${randomBytes(3000).toString('hex')} ${digest}`), ['base64']);
+    expect(searched(text, { unwrappedBytesPerPayload: 2000 }).gaps).toEqual([tooMuch]);
+    expect(searched(text, { unwrappedBytesPerMessage: 2000 }).gaps).toEqual([tooMuch]);
+    expect(searched(text).gaps).toEqual([]);
+  });
+
   it('by the number of edges', () => {
     const many = Array.from({ length: 20 }, (_, index) => digestNamed(`${index}`)).join(' ');
     const { edges, gaps } = searched(Buffer.from(many), { edges: 10 });
