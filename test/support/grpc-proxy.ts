@@ -10,6 +10,9 @@ export interface GrpcAnswer {
   readonly details?: Uint8Array;
 }
 
+/** `never`: no answer comes. `cut`: the connection is broken. `empty`: all is well, and nothing is there. */
+export type GrpcFault = GrpcAnswer | 'never' | 'cut' | 'empty';
+
 export interface GrpcProxyOptions {
   /** The client must speak TLS then. PEM. */
   readonly tls?: { readonly cert: string; readonly key: string };
@@ -23,7 +26,7 @@ export interface GrpcProxy {
   /** Methods that were called, in order: `ListSchedules`. */
   readonly calls: string[];
   /** Instead of the server's answer; asked at each call that is let in. */
-  fault: ((method: string) => GrpcAnswer | 'never' | 'cut' | undefined) | undefined;
+  fault: ((method: string) => GrpcFault | undefined) | undefined;
   close(): Promise<void>;
 }
 
@@ -58,6 +61,7 @@ export async function startGrpcProxy(target: string, options: GrpcProxyOptions =
     calls.push(method);
     const fault = proxy.fault?.(method);
     if (fault === 'never') return stream.resume();
+    if (fault === 'empty') return answerEmpty(stream);
     if (fault === 'cut') return stream.session?.destroy();
     if (fault !== undefined) return answer(stream, fault);
     forward(upstream, stream, headers);
@@ -80,6 +84,14 @@ function answer(stream: http2.ServerHttp2Stream, { status, message = 'a fault', 
     },
     { endStream: true },
   );
+}
+
+/** A message without fields: not compressed, of no bytes. */
+function answerEmpty(stream: http2.ServerHttp2Stream): void {
+  stream.resume();
+  stream.respond({ ':status': 200, 'content-type': 'application/grpc' }, { waitForTrailers: true });
+  stream.once('wantTrailers', () => stream.sendTrailers({ 'grpc-status': '0' }));
+  stream.end(Buffer.alloc(5));
 }
 
 function forward(

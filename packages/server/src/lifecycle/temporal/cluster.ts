@@ -248,13 +248,13 @@ class GrpcNamespace implements TemporalNamespace {
       return (await workflowService.listNexusOperationExecutions({ namespace, pageSize })).operations;
     });
     const query = schedulersOnly;
-    const schedules = await this.#anyOf('ListWorkflowExecutions', async ({ workflowService }, namespace) => {
-      return (await workflowService.listWorkflowExecutions({ namespace, pageSize, query })).executions;
-    });
+    const schedules = await this.#ask('ListWorkflowExecutions', true, ({ workflowService }, namespace) =>
+      workflowService.listWorkflowExecutions({ namespace, pageSize, query }),
+    );
     return [
       ...(activities ? [unreadKinds.activities] : []),
       ...(operations ? [unreadKinds.nexusOperations] : []),
-      ...(schedules ? [unreadKinds.schedules] : []),
+      ...(schedules.executions.length > 0 ? [unreadKinds.schedules] : []),
     ];
   }
 
