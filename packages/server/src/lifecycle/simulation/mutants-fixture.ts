@@ -4,8 +4,7 @@
  */
 import type { BlobStore } from '@large-payload/core';
 import type { Mark, Permission } from '../lifecycle-catalog.js';
-import { runKind, scheduleKind } from './holder-kinds-fixture.js';
-import { hour, type Mutation, minute, overriding, type WorldTimes } from './world-fixture.js';
+import { hour, type Mutation, minute, overriding, runKind, scheduleKind, type WorldTimes } from './world-fixture.js';
 
 export interface Mutant {
   readonly name: string;
@@ -180,14 +179,10 @@ export const mutants: readonly Mutant[] = [
     },
   },
   {
-    name: 'an error is taken for NotFound',
+    name: 'an error of a list is taken for its end',
     mutation: {
-      temporal: (namespace, world) =>
-        overriding(namespace, {
-          describeRun: async (run) => (world.random.chance(0.1) ? undefined : namespace.describeRun(run)),
-        }),
-      lifecycle: (lifecycle) =>
-        overriding(lifecycle, { forgetGone: (_lingerMs, limit) => lifecycle.forgetGone(0, limit) }),
+      temporal: (namespace) =>
+        overriding(namespace, { listRuns: (next) => namespace.listRuns(next).catch(() => ({ items: [] })) }),
     },
   },
   {

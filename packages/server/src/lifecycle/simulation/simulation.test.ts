@@ -15,7 +15,7 @@ describe('sim', () => {
     const sums: Record<string, number> = {};
     const began = Date.now();
     for (let seed = first; seed < first + count; seed += 1) {
-      const world = await walk({ seed, openCatalog: openMemory, moves: 400 });
+      const world = await walk({ seed, openCatalog: openMemory, moves: 150 });
       for (const [name, value] of Object.entries(world.counts)) sums[name] = (sums[name] ?? 0) + value;
     }
     console.log(sums, (count * 1000) / (Date.now() - began), 'seeds/s');

@@ -6,6 +6,7 @@
  * after it, a child's result is in flight for up to V, and a closed run that is past its retention leaves the list first.
  */
 import type { Payload } from '@large-payload/core';
+import proto from '@temporalio/proto';
 import type {
   DescribedNamespace,
   DescribedRun,
@@ -70,6 +71,10 @@ export interface ModelRun {
   goneAt?: number;
   readonly events: ModelEvent[];
   readonly pending: Map<string, PendingActivity>;
+  /** Counts every change. */
+  transitions: number;
+  /** By a person: what it held is nobody's any more. */
+  isDeleted: boolean;
   /** Signals during a workflow task: in no API. */
   buffered: { readonly carried: readonly Carried[]; readonly flushAt: number }[];
 }
@@ -102,6 +107,7 @@ export class ModelNamespace implements TemporalNamespace {
   #wasDisturbed = false;
   #isDisturbed = false;
   #ids = 0;
+  #tasks = 0;
   readonly #options: ModelOptions;
 
   constructor(cluster: string, name: string, options: ModelOptions) {
@@ -139,7 +145,8 @@ export class ModelNamespace implements TemporalNamespace {
       workflowExecutionInfo: {
         execution: { workflowId: run.workflowId, runId: run.runId },
         status: run.closedAt === undefined ? 1 : 2,
-        ...(run.closedAt === undefined ? {} : { closeTime: { nanos: 0 } }),
+        historyLength: run.events.length,
+        stateTransitionCount: run.transitions,
         memo: { fields: fieldsOf(run.inherited.memo ?? []) },
       },
       pendingActivities: [...run.pending].map(([activityId, { heartbeat, lastFailure }]) => ({
@@ -147,7 +154,7 @@ export class ModelNamespace implements TemporalNamespace {
         heartbeatDetails: { payloads: payloadsOf(heartbeat) },
         ...(lastFailure.length === 0 ? {} : { lastFailure: failureOf(lastFailure) }),
       })),
-    } as DescribedRun;
+    } as unknown as DescribedRun;
   }
 
   async historyBackwards(id: RunId, next?: Uint8Array): Promise<Page<HistoryEvent> | undefined> {
@@ -198,6 +205,7 @@ export class ModelNamespace implements TemporalNamespace {
       ...{ workflowId, runId: `r${this.namespaceId}-${this.#ids}`, isSystem, input, inherited, createdAt: now },
       ...(parent === undefined ? {} : { parent }),
       ...{ listedAt: now + this.#late(), events: [], pending: new Map(), buffered: [] },
+      ...{ transitions: 0, isDeleted: false },
     };
     const { memo = [], lastResult = [], failure = [] } = inherited;
     this.add(run, [...input, ...memo, ...lastResult, ...failure], {
@@ -241,13 +249,17 @@ export class ModelNamespace implements TemporalNamespace {
   /** Replaces what the one before it carried; in the mutable state alone. */
   heartbeat(run: ModelRun, activityId: string, details: readonly Carried[]): void {
     const pending = run.pending.get(activityId);
-    if (pending !== undefined) pending.heartbeat = details;
+    if (pending === undefined) return;
+    run.transitions += 1;
+    pending.heartbeat = details;
   }
 
   /** It will be tried again: the failure is in the mutable state alone. */
   retryActivity(run: ModelRun, activityId: string, details: readonly Carried[]): void {
     const pending = run.pending.get(activityId);
-    if (pending !== undefined) pending.lastFailure = details;
+    if (pending === undefined) return;
+    run.transitions += 1;
+    pending.lastFailure = details;
   }
 
   endActivity(
@@ -330,8 +342,7 @@ export class ModelNamespace implements TemporalNamespace {
     run.closedAt ??= now;
     run.unlistedAt = now;
     run.goneAt = now + this.#late();
-    run.events.length = 1;
-    run.events[0] = { event: { ...run.events[0]?.event } as HistoryEvent, carried: [], at: now };
+    run.isDeleted = true;
     run.pending.clear();
     run.buffered = [];
   }
@@ -405,14 +416,7 @@ export class ModelNamespace implements TemporalNamespace {
   /** All claims that Temporal could still show to somebody, or will. */
   *reachable(): Iterable<Carried> {
     for (const { carried } of this.flights) yield* carried;
-    for (const run of this.runs) {
-      for (const { carried } of run.events) yield* carried;
-      for (const { carried } of run.buffered) yield* carried;
-      for (const { heartbeat, lastFailure } of run.pending.values()) {
-        yield* heartbeat;
-        yield* lastFailure;
-      }
-    }
+    for (const run of this.runs) if (!run.isDeleted) yield* carriedBy(run);
     for (const { action, buffered } of this.schedules.values()) {
       yield* action;
       yield* buffered.flat();
@@ -425,7 +429,7 @@ export class ModelNamespace implements TemporalNamespace {
     const flights = this.flights.filter(({ carried }) => has(carried)).map(() => this.#now());
     const schedules = [...this.schedules.values()].filter(({ action, buffered }) => has(action) || buffered.some(has));
     const runs = this.runs.flatMap((run) => {
-      if (run === but) return [];
+      if (run === but || run.isDeleted) return [];
       const event = run.events.find(({ carried }) => has(carried));
       if (event !== undefined) return [event.at];
       return has([...carriedBy(run)]) ? [this.#now()] : [];
@@ -469,7 +473,10 @@ export class ModelNamespace implements TemporalNamespace {
   }
 
   add(run: ModelRun, carried: readonly Carried[], attributes: object): void {
-    const event = { eventId: run.events.length + 1, ...attributes };
+    this.#tasks += 1;
+    run.transitions += 1;
+    const [name = ''] = Object.keys(attributes);
+    const event = { eventId: run.events.length + 1, eventType: typeOf(name), taskId: this.#tasks, ...attributes };
     run.events.push({ event: event as unknown as HistoryEvent, carried, at: this.#now() });
   }
 
@@ -577,6 +584,13 @@ export function* carriedBy(run: ModelRun): Iterable<Carried> {
     yield* heartbeat;
     yield* lastFailure;
   }
+}
+
+/** `workflowExecutionStartedEventAttributes` → 1. */
+function typeOf(attributes: string): number {
+  const words = attributes.replace(/EventAttributes$/, '').replace(/[A-Z]/g, (letter) => `_${letter}`);
+  const types: Readonly<Record<string, unknown>> = { ...proto.temporal.api.enums.v1.EventType };
+  return Number(types[`EVENT_TYPE_${words.toUpperCase()}`]);
 }
 
 function payloadsOf(carried: readonly Carried[]): Payload[] {

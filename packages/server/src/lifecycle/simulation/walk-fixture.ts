@@ -1,5 +1,5 @@
 /** One run of the simulated world from a seed: moves of everybody at random, and then a rest in which all garbage must go. */
-import { allBlobs } from './blobs-fixture.js';
+import { allBlobs, type SimBlob } from './blobs-fixture.js';
 import type { Carried, ModelNamespace, ModelRun } from './temporal-model-fixture.js';
 import { carriedBy } from './temporal-model-fixture.js';
 import { hour, minute, World, type WorldOptions } from './world-fixture.js';
@@ -9,37 +9,60 @@ export interface WalkOptions extends WorldOptions {
   readonly moves: number;
 }
 
+/** What a seed is about: most have only some of the moves, so that they meet more often. */
+interface Theme {
+  readonly pool: readonly SimBlob[];
+  readonly moves: readonly Move[];
+  readonly temporalMoves: readonly NamedMove[];
+  readonly sealed: number;
+  /** No round before this move: the first marks find what is old already. */
+  readonly firstRound: number;
+}
+
 /** Throws a Violation that names the seed. */
 export async function walk(options: WalkOptions): Promise<World> {
   const world = await new World(options).open();
   const { random } = world;
-  const faults = random.chance(0.25) ? random.pick([0.002, 0.02, 0.2]) : 0;
-  const hasSealed = random.chance(0.1);
-  world.faults = faults;
-  const blobs = random.chance(0.5) ? allBlobs : allBlobs.filter((_, index) => index % 3 === 0);
+  const theme = themeOf(world, options.moves);
   for (let move = 0; move < options.moves; move += 1) {
-    await makeMove(world, blobs, hasSealed);
+    await makeMove(world, theme, move);
     // while somebody is at work, most of what happens is that
     const turns = random.below(12);
     for (let turn = 0; turn < turns && (await world.takeTurn()); turn += 1);
-    if (world.violation !== undefined) throw world.violation;
-    if (move % 25 === 0) await world.audit();
+    if (move % 50 === 0) await world.audit();
   }
   await rest(world);
   return world;
 }
 
-type Move = readonly [weight: number, run: (world: World, pool: typeof allBlobs, hasSealed: boolean) => unknown];
+function themeOf(world: World, length: number): Theme {
+  const { random } = world;
+  for (const { name } of world.temporal.all) {
+    if (random.chance(0.15)) world.faults.set(name, random.pick([0.002, 0.02, 0.2]));
+  }
+  const some = <Item>(items: readonly Item[], share: number): Item[] => items.filter(() => random.chance(share));
+  const factor = (): number => random.pick([0.1, 0.5, 1, 1, 2]);
+  const share = random.pick([0.2, 0.5, 1]);
+  return {
+    pool: some(allBlobs, random.pick([0.25, 0.5, 1])).concat(random.pick(allBlobs)),
+    moves: moves.map(([weight, run]) => [weight * factor(), run]),
+    temporalMoves: [random.pick(starts), ...some(temporalMoves, share), ...some(temporalMoves, share)],
+    sealed: random.chance(0.12) ? 0.2 : 0,
+    firstRound: random.chance(0.25) ? random.below(length) : 0,
+  };
+}
+
+type Move = readonly [weight: number, run: (world: World, theme: Theme) => unknown];
 
 const moves: readonly Move[] = [
-  [4, (world, pool) => world.put(world.random.pick(pool))],
-  [2, (world, pool) => world.head(world.random.pick(pool))],
-  [1, (world, pool) => world.stat(world.random.pick(pool))],
-  [2, (world, pool) => world.get(world.random.pick(pool))],
+  [3, (world, { pool }) => world.put(world.random.pick(pool))],
+  [1.5, (world, { pool }) => world.head(world.random.pick(pool))],
+  [0.5, (world, { pool }) => world.stat(world.random.pick(pool))],
+  [1.5, (world, { pool }) => world.get(world.random.pick(pool))],
   [14, temporalMove],
   [7, pass],
-  [2, stallNearGrace],
-  [5, round],
+  [1.5, stallNearGrace],
+  [1.5, resetNearRetention],
   [0.3, crashLeader],
   [0.3, (world) => world.lead()],
   [0.2, crashClient],
@@ -48,13 +71,17 @@ const moves: readonly Move[] = [
   [1, (world) => world.expireLeases()],
   [1, release],
 ];
-const weights = moves.reduce((sum, [weight]) => sum + weight, 0);
 
-async function makeMove(world: World, pool: typeof allBlobs, hasSealed: boolean): Promise<void> {
+async function makeMove(world: World, theme: Theme, move: number): Promise<void> {
+  if (move >= theme.firstRound && world.random.chance(0.12)) return round(world);
+  const weights = theme.moves.reduce((sum, [weight]) => sum + weight, 0);
   let at = world.random.next() * weights;
-  for (const [weight, run] of moves) {
+  for (const [weight, run] of theme.moves) {
     at -= weight;
-    if (at < 0) return void (await run(world, pool, hasSealed));
+    if (at < 0) {
+      await run(world, theme);
+      return;
+    }
   }
 }
 
@@ -87,6 +114,18 @@ async function stallNearGrace(world: World): Promise<void> {
   world.random.pick(world.temporal.all).start([{ blob }]);
 }
 
+/** A closed run is reset at the last moment at which it can be. */
+async function resetNearRetention(world: World): Promise<void> {
+  const namespace = world.random.pick(world.temporal.all);
+  const run = world.random.pickOrNone(namespace.closed());
+  const endsAt = (run?.closedAt ?? 0) + namespace.retentionMs;
+  if (run === undefined || run.isSystem || endsAt <= world.now) return;
+  await world.advance(endsAt - 1 - world.now);
+  world.note(`${namespace.name}: reset at the last moment ${reset(namespace, run, 9)}`);
+  await world.advance(world.random.below(world.times.visibilityMs));
+  if (world.random.chance(0.5)) await round(world);
+}
+
 async function round(world: World): Promise<void> {
   const leader = world.leader ?? (await world.lead());
   if (leader.actor.isDead) await world.lead();
@@ -112,7 +151,7 @@ function crashClient(world: World): void {
   world.turns.crash(client);
 }
 
-async function pins(world: World, pool: typeof allBlobs): Promise<void> {
+async function pins(world: World, { pool }: Theme): Promise<void> {
   const [id] = [...world.pinned.keys()];
   if (id !== undefined && world.random.chance(0.6)) await world.unpin(id);
   else await world.pin(world.random.pick(pool));
@@ -125,22 +164,24 @@ async function release(world: World): Promise<void> {
   }
 }
 
-function temporalMove(world: World, _pool: typeof allBlobs, hasSealed: boolean): void {
+function temporalMove(world: World, theme: Theme): void {
   const { random } = world;
   const namespace = random.pick(world.temporal.all);
   const carried = (): Carried[] => {
     const blob = random.pickOrNone(world.usable());
     if (blob === undefined || random.chance(0.15)) return [];
-    return [{ blob, sealed: hasSealed && random.chance(0.2) }];
+    return [{ blob, sealed: random.chance(theme.sealed) }];
   };
-  const [name, run] = random.pick(temporalMoves);
+  const [name, run] = random.pick(theme.temporalMoves);
   const what = run(world, namespace, carried);
   if (what !== undefined) world.note(`${namespace.name}: ${name} ${what}`);
 }
 
 type TemporalMove = (world: World, namespace: ModelNamespace, carried: () => Carried[]) => string | undefined;
 
-const temporalMoves: readonly (readonly [name: string, move: TemporalMove])[] = [
+type NamedMove = readonly [name: string, move: TemporalMove];
+
+const starts: readonly NamedMove[] = [
   ['start', (_world, namespace, carried) => said(carried(), (input) => namespace.start(input))],
   [
     'start',
@@ -150,6 +191,9 @@ const temporalMoves: readonly (readonly [name: string, move: TemporalMove])[] = 
     'signal with start',
     (_world, namespace, carried) => said(carried(), (input) => namespace.signal(namespace.start([]), input)),
   ],
+];
+
+const temporalMoves: readonly NamedMove[] = [
   ['signal', onOpen((namespace, run, input, random) => namespace.signal(run, input, random.chance(0.5)))],
   ['update', onOpen((namespace, run, input) => namespace.update(run, input))],
   ['marker', onOpen((namespace, run, input) => namespace.marker(run, input))],
@@ -258,7 +302,7 @@ function areHeldElsewhere(world: World, carried: readonly Carried[], but?: Model
 async function rest(world: World): Promise<void> {
   const { graceMs, quarantineMs, visibilityMs, retentionMs, lingerMs } = world.times;
   world.note('rest');
-  world.faults = 0;
+  world.faults.clear();
   await world.settle();
   while (world.turns.onTheWire.length > 0) await world.turns.arrive();
   await world.audit();

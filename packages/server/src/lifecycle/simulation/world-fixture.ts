@@ -13,18 +13,24 @@ import { claimStore } from '../../bucket-owner.js';
 import type { Catalog, Lease } from '../../catalog/catalog.js';
 import { catalogued } from '../../catalogued.js';
 import { Collection } from '../collect.js';
+import { openExtractor } from '../extract/extractor.js';
 import type { HolderKind } from '../holders/holder-kind.js';
+import { runsKind } from '../holders/runs.js';
+import { schedulesKind } from '../holders/schedules.js';
 import type { Fence, LifecycleCatalog, Mark, Permission, SweptBlob } from '../lifecycle-catalog.js';
 import type { LifecycleTimes } from '../permission.js';
 import type { TemporalCluster, TemporalNamespace } from '../temporal-api.js';
 import { Actor, quiet, Turns } from './actors-fixture.js';
 import { allBlobs, type SimBlob } from './blobs-fixture.js';
-import { runKind, scheduleKind } from './holder-kinds-fixture.js';
 import { SeededRandom } from './random-fixture.js';
 import { ModelCluster, type ModelNamespace } from './temporal-model-fixture.js';
 
 export const minute = 60_000;
 export const hour = 60 * minute;
+
+const extractor = openExtractor();
+export const runKind = runsKind(extractor);
+export const scheduleKind = schedulesKind(extractor);
 
 /** Both sides of one catalog, with the world's clock. */
 export interface SimCatalog {
@@ -59,7 +65,11 @@ export interface WorldOptions {
 }
 
 export class Violation extends Error {
-  constructor(invariant: string, text: string, world: World) {
+  constructor(
+    readonly invariant: string,
+    text: string,
+    world: World,
+  ) {
     super(`${invariant}: ${text} (LPS_TEST_SEED=${world.seed}, move ${world.moves}: ${world.lastMoves.join(', ')})`);
     this.name = 'Violation';
   }
@@ -97,8 +107,8 @@ export class World {
   readonly pinned = new Map<string, SimBlob>();
   readonly leaders: Leader[] = [];
   readonly clients = new Set<Actor>();
-  /** Share of the calls to Temporal that fail. */
-  faults = 0;
+  /** Share of the calls to a Temporal namespace that fail. */
+  readonly faults = new Map<string, number>();
   counts = { quarantined: 0, retired: 0, deleted: 0, marks: 0, complete: 0, rounds: 0, turns: 0 };
   violation: Violation | undefined;
   readonly #options: WorldOptions;
@@ -319,17 +329,17 @@ export class World {
       name: temporal.name,
       namespaces: async () =>
         temporal.all.map((namespace) => {
-          const mutated = mutation.temporal?.(namespace, this) ?? namespace;
-          return actor.wrap(this.#failing(mutated, namespace, fence), 'temporal', temporalCalls);
+          const failing = this.#failing(namespace, fence);
+          return actor.wrap(mutation.temporal?.(failing, this) ?? failing, 'temporal', temporalCalls);
         }),
       close: async () => undefined,
     };
+    const kinds = mutation.kinds ?? [runKind, scheduleKind];
     const { graceMs, quarantineMs, visibilityMs, lingerMs } = { ...this.times, ...mutation.times };
     const collection = new Collection({
       ...{ catalog: lifecycle, catalogId: this.catalog.id, log: silent, maxShare: 1, retention: new Map() },
       store: actor.wrap(this.#observedStore(this.store), 'store', leaderStoreCalls),
-      clusters: [{ cluster, blobNamespaces: ['orders', 'billing'], isIsolated: mutation.isIsolated ?? false }],
-      kinds: mutation.kinds ?? [runKind, scheduleKind],
+      clusters: [{ cluster, kinds, blobNamespaces: ['orders', 'billing'], isIsolated: mutation.isIsolated ?? false }],
       times: { graceMs, quarantineMs, visibilityMs, lingerMs },
       acting: new Set(['orders', 'billing']),
     });
@@ -484,9 +494,10 @@ export class World {
   }
 
   /** Some of the calls fail, and then the mark that made them must not count. */
-  #failing(target: TemporalNamespace, { name }: ModelNamespace, { epoch }: Fence): TemporalNamespace {
+  #failing(target: ModelNamespace, { epoch }: Fence): TemporalNamespace {
+    const { name } = target;
     const failing = (): void => {
-      if (!this.random.chance(this.faults)) return;
+      if (!this.random.chance(this.faults.get(name) ?? 0)) return;
       this.#faulty.add(`${name} ${epoch}`);
       throw new LpsError('TEMPORAL_UNAVAILABLE', 'Temporal is away for a moment');
     };
