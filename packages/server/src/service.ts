@@ -30,6 +30,8 @@ import { serviceWorkflows } from './durable/service-workflows.js';
 import { createApp } from './http/app.js';
 import { readTls, renewTls, type TlsPaths } from './http/tls.js';
 import { inSpan } from './http/trace.js';
+import { pinsOf } from './lifecycle/catalog/pins.js';
+import { openCollection } from './lifecycle/open-collection.js';
 import { createMetrics, type Metrics } from './metrics.js';
 import { openStore } from './open-store.js';
 import { version } from './version.js';
@@ -88,6 +90,8 @@ async function start(
 
   const access = await openAccessControl(config, database.url, logger, metrics);
   closing.push(() => access.close());
+  const collection = await openCollection(config, database.url, catalog.id, store, logger, metrics);
+  closing.push(() => collection.close());
   const durable = startDurable({
     databaseUrl: database.url,
     isAlone: database.isEmbedded,
@@ -96,7 +100,11 @@ async function start(
     log: logger,
     replicaTimeoutMs: config.replicaTimeoutMs,
     retentionMs: config.workflowRetentionMs,
-    tasks: [sweepLeasesTask(store, catalog, logger), ...access.tasks],
+    tasks: [
+      sweepLeasesTask(store, catalog, logger),
+      ...access.tasks,
+      ...(collection.task === undefined ? [] : [collection.task]),
+    ],
     onStranded(byVersion) {
       metrics.alarm('workflows_stranded');
       logger.error(
@@ -138,6 +146,7 @@ async function start(
     },
     ...(config.v1Namespace === undefined ? {} : { v1: { namespace: config.v1Namespace } }),
     workflows: durable.workflows,
+    pins: pinsOf(collection.catalog, store),
     behindProxy: config.tlsTerminatedUpstream,
     isOnLoopback: config.auth === 'none' && isLoopback(config.host),
     gate: access.gate,

@@ -38,6 +38,7 @@ const claim = (namespace: string) => ({
 const payloads = (namespace: string) => json({ payloads: [claim(namespace)] });
 const post = { method: 'POST' };
 const uploadIds: Record<string, string> = {};
+const pinIds: Record<string, string> = {};
 
 const codecExamples = (action: string, right: Right): Record<string, Example> => ({
   [`POST /${action}`]: {
@@ -129,6 +130,19 @@ const examples: Record<string, Example> = {
     needs: { right: 'admin', everywhere: true },
     request: () => ({ ...post, path: '/v3/workflows/x/resume' }),
   },
+  'GET /v3/pins': {
+    needs: { right: 'write' },
+    request: (namespace) => ({ path: `/v3/pins${query({ key: `/blobs/${namespace}/` })}` }),
+  },
+  'POST /v3/pins': {
+    needs: { right: 'write' },
+    request: (namespace) => ({ ...post, path: '/v3/pins', ...json({ key: keyOf(namespace), reason: 'test' }) }),
+  },
+  'DELETE /v3/pins/:id': {
+    needs: { right: 'write' },
+    request: (namespace) => ({ method: 'DELETE', path: `/v3/pins/${pinIds[namespace]}` }),
+    foreign: 200, // as one that does not exist
+  },
   ...codecExamples('encode', 'write'),
   ...codecExamples('decode', 'decode'),
   ...codecExamples('download', 'decode'),
@@ -209,6 +223,9 @@ describeWith(describe, 'every route', bucket, (bucket) => {
     // durable work starts in the background; until then the service takes uploads itself
     for (const namespace of ['orders', 'other']) {
       uploadIds[namespace] = await vi.waitUntil(() => beginUpload(namespace), { interval: 50, timeout: 20_000 });
+      const { body, headers } = json({ key: keyOf(namespace), reason: 'test' });
+      const pinned = { ...post, body, headers: { ...headers, authorization: both.write } };
+      pinIds[namespace] = JSON.parse((await request(site.port, '/v3/pins', pinned)).text).id;
     }
   });
   afterAll(async () => {
@@ -217,7 +234,11 @@ describeWith(describe, 'every route', bucket, (bucket) => {
   });
 
   it('is in the table', async () => {
-    const parts = { workflows: {} as never, direct: { downloadLifetimeMs: 1, uploads: {} as never } };
+    const parts = {
+      workflows: {} as never,
+      pins: {} as never,
+      direct: { downloadLifetimeMs: 1, uploads: {} as never },
+    };
     const codec = { codec: createCodec({ drivers: [] }), corsOrigins: [] };
     const app = await startApp({ ...parts, v1: {}, codec });
     const routes = [...app.routes].flatMap(([url, methods]) => [...methods].map((method) => `${method} ${url}`));

@@ -100,7 +100,7 @@ async function askBucket(store: BlobStore, config: Config, call: CallOptions): P
   }
 }
 
-function prefixOf({ store, s3Prefix, gcsPrefix, azurePrefix }: Config): string {
+export function prefixOf({ store, s3Prefix, gcsPrefix, azurePrefix }: Config): string {
   return { s3: s3Prefix, gcs: gcsPrefix, azure: azurePrefix }[store as string] ?? '';
 }
 

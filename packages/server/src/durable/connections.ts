@@ -8,6 +8,9 @@ export const replicaPoolSize = 2;
 /** Never the catalog's either: two look for unknown tokens, one writes the audit, one is for the rest. */
 export const accessPoolSize = 4;
 
+/** The collection's: its statements walk. */
+export const collectionPoolSize = 3;
+
 /** The catalog's listener, the replica's session, the lock around a launch. */
 const single = 3;
 /** The lock of the data directory, hand tools beside the service, and what Postgres keeps for its administrator. */
@@ -15,7 +18,7 @@ const others = 10;
 
 /** How many connections one `lps serve` opens at most. */
 export function serviceConnections(catalogPoolSize: number): number {
-  return catalogPoolSize + durablePoolSize + replicaPoolSize + accessPoolSize + single;
+  return catalogPoolSize + durablePoolSize + replicaPoolSize + accessPoolSize + collectionPoolSize + single;
 }
 
 /** What an embedded PostgreSQL is started with. */

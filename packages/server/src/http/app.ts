@@ -16,10 +16,12 @@ import { anonymous } from '../auth/principal.js';
 import { corsHeaders, registerCors } from '../codec/cors.js';
 import type { DirectTransfers } from '../direct/direct-transfers.js';
 import type { WorkflowAdmin } from '../durable/workflow-admin.js';
+import type { Pins } from '../lifecycle/catalog/pins.js';
 import type { Metrics } from '../metrics.js';
 import { describedRoutes, openapiDocument } from '../openapi/document.js';
 import { type CodecRoutesOptions, registerCodec } from '../routes/codec.js';
 import { type OperationsOptions, registerOperations } from '../routes/operations.js';
+import { registerPins } from '../routes/pins.js';
 import { registerUploads } from '../routes/uploads.js';
 import { registerV1, type V1Options } from '../routes/v1.js';
 import { registerV2 } from '../routes/v2.js';
@@ -56,6 +58,8 @@ export interface AppOptions {
   readonly tls?: TlsFiles;
   /** Past the service. Absent: all bytes go through it. */
   readonly direct?: DirectTransfers;
+  /** Serves `/v3/pins`. */
+  readonly pins?: Pins | undefined;
   /** Serves `/v3/workflows`. */
   readonly workflows?: WorkflowAdmin;
 }
@@ -128,6 +132,7 @@ export function createApp(options: AppOptions): App {
   registerV3(app, transfers, { v1: options.v1, downloadLifetimeMs: options.direct?.downloadLifetimeMs });
   registerUploads(app, transfers, options.direct?.uploads);
   if (options.workflows !== undefined) registerWorkflows(app, options.workflows);
+  if (options.pins !== undefined) registerPins(app, options.pins);
   if (options.operations !== undefined) registerOperations(app, options.operations, () => openapiDocument(described));
   if (options.codec !== undefined) registerCodec(app, options.codec);
   return { server: app, transfers, routes: refuseOtherMethods() };

@@ -26,6 +26,8 @@ export interface AnsweringCluster {
   readonly blobNamespaces?: readonly string[];
   /** No workflow of one namespace starts, signals or calls one of another. */
   readonly isIsolated: boolean;
+  /** How its holders are found and read: what need not be understood is the cluster's. */
+  readonly kinds: readonly HolderKind[];
 }
 
 export interface CollectionOptions {
@@ -34,7 +36,6 @@ export interface CollectionOptions {
   /** The store itself, below caches and catalog. */
   readonly store: BlobStore;
   readonly clusters: readonly AnsweringCluster[];
-  readonly kinds: readonly HolderKind[];
   readonly times: LifecycleTimes;
   /** Blob namespaces in which something is done; in the others it is only said what would be. */
   readonly acting: ReadonlySet<string>;
@@ -148,7 +149,7 @@ export class Collection {
     const { catalog, clusters, log } = this.#options;
     const known = await catalog.knownNamespaces();
     const configured = await Promise.all(
-      clusters.map(async ({ cluster }): Promise<readonly NamespaceName[]> => {
+      clusters.map(async ({ cluster, kinds }): Promise<readonly NamespaceName[]> => {
         const namespaces = await namespacesOf(cluster);
         if (typeof namespaces === 'string') {
           const ours = known.filter((one) => one.cluster === cluster.name);
@@ -159,7 +160,7 @@ export class Collection {
           );
           return ours;
         }
-        for (const namespace of namespaces) await this.#markOne(namespace, fence, signal);
+        for (const namespace of namespaces) await this.#markOne(namespace, kinds, fence, signal);
         return namespaces;
       }),
     );
@@ -167,8 +168,13 @@ export class Collection {
     if (smaller !== undefined) await this.#brake(smaller);
   }
 
-  async #markOne(namespace: TemporalNamespace, fence: Fence, signal: AbortSignal): Promise<void> {
-    const { catalog, kinds, log } = this.#options;
+  async #markOne(
+    namespace: TemporalNamespace,
+    kinds: readonly HolderKind[],
+    fence: Fence,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const { catalog, log } = this.#options;
     const outcome: MarkOutcome = await markNamespace({ catalog, fence, namespace, kinds, signal });
     const name = `${namespace.cluster}/${namespace.name}`;
     if (outcome.mark === undefined) return void log.warn({ namespace: name, problem: outcome.problem }, 'no mark');
