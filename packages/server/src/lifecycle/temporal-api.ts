@@ -1,7 +1,7 @@
 /**
  * What the marks need of Temporal, and no more: so that a simulation can stand in for a cluster. Messages are those of
- * `@temporalio/proto`, decoded. Every call is one request, is retried by nobody below, honours the rate limit of the
- * cluster, and throws LpsError: `TEMPORAL_UNAVAILABLE` (may pass), `TEMPORAL_REFUSED` (credentials, rights, a namespace that
+ * `@temporalio/proto`, decoded. Every call is one request, is asked again by nobody below unless the server says that it is
+ * busy, honours the rate limit of the cluster, and throws LpsError: `TEMPORAL_UNAVAILABLE` (may pass), `TEMPORAL_REFUSED` (credentials, rights, a namespace that
  * is not there).
  */
 import type { temporal } from '@temporalio/proto';

@@ -216,7 +216,8 @@ describe('a scan of a run', () => {
 
   it('names events of a type that is not known', async () => {
     const run = new ScriptedRun({ length: 4 });
-    run.change = (page) => page.map((event) => (Number(event.eventId) === 2 ? { ...event, eventType: 9999 } : event));
+    run.change = (page) =>
+      page.map((event) => (Number(event.eventId) === 2 ? { ...event, eventType: 9999 as never } : event));
     expect((await run.scan())?.gaps).toEqual([
       expect.stringMatching(/^event 2 is of type 9999, which is not known here: use/),
     ]);
