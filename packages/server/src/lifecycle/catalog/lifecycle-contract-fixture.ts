@@ -169,6 +169,7 @@ function testNamespaces(): void {
     expect(now?.identity.namespaceId).toBe('n-2');
     expect(await lifecycle.marksOf(namespace, 10)).toEqual([]);
     expect(await lifecycle.holdersOf(key, 10)).toEqual([]);
+    expect(ids(await lifecycle.candidates(await permit(), 0n, 9))).toEqual([await idOf(key)]);
     await expect(lifecycle.saveScan(open, holder, { edges: [], isDone: true })).rejects.toEqual(aborted);
     await expect(lifecycle.noteHolders(open, 'run', [{ id: 'late', isClosed: true }])).rejects.toEqual(aborted);
     await expect(lifecycle.endMark(fence, open, complete)).rejects.toEqual(aborted);
@@ -321,7 +322,7 @@ function testHolders(): void {
   });
 
   it('forgets what has been gone for long enough, with its edges', async () => {
-    const key = newKey(orders);
+    const key = await garbage();
     const { holder, mark } = await hold([{ digest: key.digest }, { digest: newKey().digest, namespace: orders }]);
     const linger = 5 * hourMs;
     await lifecycle.markGone(holder);
@@ -331,9 +332,11 @@ function testHolders(): void {
     expect(await lifecycle.holdersOf(key, 9)).toHaveLength(1);
     expect((await lifecycle.holdersOf(key, 9))[0]?.holder.goneAt).toBeInstanceOf(Date);
     await harness.pass(3 * hourMs);
+    expect(await lifecycle.candidates(await permit(), 0n, 9)).toEqual([]);
     expect(await lifecycle.forgetGone(linger, 100)).toBe(1);
     expect(await lifecycle.forgetGone(linger, 100)).toBe(0);
     expect(await lifecycle.holdersOf(key, 9)).toEqual([]);
+    expect(ids(await lifecycle.candidates(await permit(), 0n, 9))).toEqual([await idOf(key)]);
     await expect(lifecycle.saveScan(mark, holder, { edges: [], isDone: true })).rejects.toEqual(aborted);
   });
 

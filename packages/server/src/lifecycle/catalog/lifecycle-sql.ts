@@ -171,27 +171,35 @@ function markStatements(schema: string) {
 
 function sweepStatements(schema: string, window: number) {
   const blob = `${schema}.blob`;
-  // each line is a guard of its own
-  const unheld = `NOT EXISTS (SELECT FROM ${schema}.edge e WHERE e.digest = b.digest AND e.namespace IN ('', b.namespace))
-    AND NOT EXISTS (SELECT FROM ${schema}.pin p WHERE p.namespace = b.namespace AND p.key = ${keyText}
-      AND (p.expires_at IS NULL OR p.expires_at > now()))
-    AND NOT EXISTS (SELECT FROM ${schema}.pin p WHERE p.namespace = b.namespace AND p.is_prefix AND starts_with(${keyText}, p.key)
-      AND (p.expires_at IS NULL OR p.expires_at > now()))
-    AND NOT EXISTS (SELECT FROM ${schema}.lease l WHERE l.blob_id = b.id)`;
-  // $1 namespace, $2 and $3 below, $4 untouched since
+  // OFFSET 0: each is a look into an index for each blob that is still in question. Left to itself the planner, which cannot
+  // know how many those are, reads all edges there are for a page of blobs.
+  const unheld = `NOT EXISTS (SELECT FROM ${schema}.edge e WHERE e.digest = b.digest AND e.namespace IN ('', b.namespace) OFFSET 0)
+    AND NOT EXISTS (SELECT FROM ${schema}.pin p WHERE p.namespace = b.namespace AND p.key = named.key
+      AND (p.expires_at IS NULL OR p.expires_at > now()) OFFSET 0)
+    AND NOT EXISTS (SELECT FROM ${schema}.pin p WHERE p.namespace = b.namespace AND p.is_prefix AND starts_with(named.key, p.key)
+      AND (p.expires_at IS NULL OR p.expires_at > now()) OFFSET 0)
+    AND NOT EXISTS (SELECT FROM ${schema}.lease l WHERE l.blob_id = b.id OFFSET 0)`;
+  // $1 namespace, $2 untouched since
   const untouched = `b.namespace = $1 AND b.state = 'live' AND b.touched_at < $2`;
+  // $3 before then, $4 for so long
   const expired = `b.namespace = $1 AND b.state = 'quarantined' AND b.touched_at < $2
     AND b.quarantined_at < $3 AND b.quarantined_at <= now() - ${ms('$4')}`;
-  /** Walks a window of rows, of those some; always a row, for how far it came. */
+  /** Looks at a window of rows, in their order, until it has enough of some; always a row, for how far the window goes. */
   const walk = (rows: string, among: string, after: string, limit: string): string => `
-    WITH page AS MATERIALIZED (
-      SELECT b.* FROM ${blob} b WHERE b.namespace = $1 AND ${rows} AND b.id > ${after} ORDER BY b.id LIMIT ${window}
+    WITH walked AS MATERIALIZED (
+      SELECT max(id) AS walked_to, count(*) = ${window} AS has_more FROM (
+        SELECT b.id FROM ${blob} b WHERE b.namespace = $1 AND ${rows} AND b.id > ${after} ORDER BY b.id LIMIT ${window}) page
     ), found AS (
-      SELECT ${sweptColumns} FROM page b WHERE ${among} AND ${unheld} ORDER BY b.id LIMIT ${limit}
-    ), walked AS (
-      SELECT max(id) AS walked_to, count(*) = ${window} AS has_more FROM page
+      SELECT ${sweptColumns} FROM ${blob} b CROSS JOIN LATERAL (SELECT ${keyText} AS key OFFSET 0) named
+      WHERE ${rows} AND b.id > ${after} AND b.id <= (SELECT walked_to FROM walked) AND ${among} AND ${unheld}
+      ORDER BY b.id LIMIT ${limit}
     )
     SELECT * FROM walked LEFT JOIN found ON true ORDER BY found.id`;
+  /** Of rows that are locked. */
+  const change = (set: string, ids: string, among: string): string => `
+    UPDATE ${blob} b SET ${set}
+    FROM (SELECT b.id, ${keyText} AS key FROM ${blob} b WHERE b.id = ANY(${ids}::bigint[]) OFFSET 0) named
+    WHERE b.id = named.id AND ${among} AND ${unheld} RETURNING ${sweptColumns}`;
   return {
     /** $1 namespace, $2 untouched since, $3 behind this id, $4 limit. Locks nothing. */
     candidates: named('candidates', walk('true', untouched, '$3', '$4')),
@@ -208,14 +216,10 @@ function sweepStatements(schema: string, window: number) {
     lockBlobs: { text: `SELECT id FROM ${blob} WHERE id = ANY($1::bigint[]) ORDER BY id FOR NO KEY UPDATE` },
     /** As `candidates`; $3 ids, all of them locked. */
     quarantine: {
-      text: `UPDATE ${blob} b SET state = 'quarantined', quarantined_at = clock_timestamp(), damaged_at = NULL
-        WHERE b.id = ANY($3::bigint[]) AND ${untouched} AND ${unheld} RETURNING ${sweptColumns}`,
+      text: change(`state = 'quarantined', quarantined_at = clock_timestamp(), damaged_at = NULL`, '$3', untouched),
     },
     /** As `condemned`; $5 ids, all of them locked. */
-    retire: {
-      text: `UPDATE ${blob} b SET state = 'deleting', quarantined_at = NULL, damaged_at = NULL
-        WHERE b.id = ANY($5::bigint[]) AND ${expired} AND ${unheld} RETURNING ${sweptColumns}`,
-    },
+    retire: { text: change(`state = 'deleting', quarantined_at = NULL, damaged_at = NULL`, '$5', expired) },
     /** $1 blobs, $2 generations, $3 physical keys, $4 sizes. */
     addRetired: {
       text: `INSERT INTO ${schema}.retired_object (blob_id, generation, physical_key, size)
@@ -237,6 +241,13 @@ function sweepStatements(schema: string, window: number) {
       WHERE b.id = removed.blob_id AND b.generation = removed.generation AND b.state = 'deleting'`,
     ),
     /** $1 to $4 the key's columns. */
+    blob: named(
+      'blob',
+      `SELECT id, size, state, generation, physical_suffix, touched_at,
+        (extract(epoch from clock_timestamp() - touched_at) * 1000)::float8 AS age_ms
+      FROM ${blob} WHERE namespace = $1 AND prefix = $2 AND digest = $3 AND metadata_digest = $4`,
+    ),
+    /** As above. */
     undelete: named(
       'undelete',
       `UPDATE ${blob} b SET state = 'live', quarantined_at = NULL, damaged_at = NULL, touched_at = greatest(touched_at, now())

@@ -137,6 +137,11 @@ class MemoryLifecycleCatalog extends MemoryMarks implements LifecycleCatalog {
     if (row?.state === 'deleting' && row.generation === generation) this.model.become(row, 'gone');
   }
 
+  async blob(key: BlobKey): Promise<BlobRow | undefined> {
+    const row = this.model.blobsByKey.get(logicalKey(key));
+    return row && this.model.toRow(row);
+  }
+
   async undelete(key: BlobKey): Promise<BlobRow | undefined> {
     const row = this.model.blobsByKey.get(logicalKey(key));
     if (row?.state !== 'quarantined') return undefined;

@@ -241,6 +241,12 @@ class PostgresLifecycle implements LifecycleCatalog {
     await this.#database.run(this.#sql.objectDeleted, [blobId, generation]);
   }
 
+  async blob(key: BlobKey): Promise<BlobRow | undefined> {
+    const askedAt = moment();
+    const [row] = await this.#database.run(this.#sql.blob, keyColumns(key));
+    return row && toLiveRow(row, logicalKey(key), this.#protection, askedAt).row;
+  }
+
   async undelete(key: BlobKey): Promise<BlobRow | undefined> {
     const askedAt = moment();
     const [row] = await this.#database.run(this.#sql.undelete, keyColumns(key));
