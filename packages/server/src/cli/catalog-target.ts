@@ -44,9 +44,12 @@ export interface CatalogTargetOptions {
   readonly create: boolean;
 }
 
-/** Adds the settings of catalog and store to a command. */
-export function addCatalogTarget(command: Command): Command {
-  return addSettings(command, isReadHere).addHelpText('after', catalogTargetHelp);
+/** Adds the settings of catalog and store to a command, and those of other groups. */
+export function addCatalogTarget(command: Command, ...groups: Setting['group'][]): Command {
+  return addSettings(command, (setting) => isReadHere(setting) || groups.includes(setting.group)).addHelpText(
+    'after',
+    catalogTargetHelp,
+  );
 }
 
 function isReadHere(setting: Setting): boolean {

@@ -8,6 +8,7 @@ import { addCatalog } from './catalog.js';
 import { addConfig } from './config-print.js';
 import { addDoctor } from './doctor.js';
 import { asLpsError, describeFailure, exitCodeOf, exitCodes } from './failure.js';
+import { addGc } from './gc.js';
 import { addGet } from './get.js';
 import { addLs } from './ls.js';
 import { addPin } from './pin.js';
@@ -109,6 +110,7 @@ function createProgram(terminal: Terminal): Command {
     addScrub,
     addCatalog,
     addToken,
+    addGc,
     addPin,
     addWorkflows,
     addDoctor,

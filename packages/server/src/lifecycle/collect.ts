@@ -12,20 +12,17 @@ import type { Logger } from 'pino';
 import { requireOwner } from '../bucket-owner.js';
 import { brakesOn, lostHolders, revived, smallerConfiguration } from './brakes.js';
 import type { HolderKind } from './holders/holder-kind.js';
+import { type AnsweringCluster, type JudgeOptions, judge } from './judge.js';
 import type { Brake, Fence, LifecycleCatalog, NamespaceName } from './lifecycle-catalog.js';
 import { failedMark, type MarkOutcome, markNamespace } from './mark.js';
-import { type Judgement, type LifecycleTimes, type MarkedNamespace, permissionFor } from './permission.js';
+import type { LifecycleTimes } from './permission.js';
 import { beginRound } from './rounds.js';
 import { deleteRetired, planSweep, type SweepPlan, sweep, tooMuch } from './sweep.js';
 import type { TemporalCluster, TemporalNamespace } from './temporal-api.js';
 
-/** A configured cluster, and for whom it answers. */
-export interface AnsweringCluster {
+/** A configured cluster. */
+export interface AskedCluster extends Omit<AnsweringCluster, 'name'> {
   readonly cluster: TemporalCluster;
-  /** Absent: for the blob namespaces that are called as its own are. */
-  readonly blobNamespaces?: readonly string[];
-  /** No workflow of one namespace starts, signals or calls one of another. */
-  readonly isIsolated: boolean;
   /** How its holders are found and read: what need not be understood is the cluster's. */
   readonly kinds: readonly HolderKind[];
 }
@@ -35,7 +32,7 @@ export interface CollectionOptions {
   readonly catalogId: string;
   /** The store itself, below caches and catalog. */
   readonly store: BlobStore;
-  readonly clusters: readonly AnsweringCluster[];
+  readonly clusters: readonly AskedCluster[];
   readonly times: LifecycleTimes;
   /** Blob namespaces in which something is done; in the others it is only said what would be. */
   readonly acting: ReadonlySet<string>;
@@ -65,11 +62,14 @@ const marksKept = 50;
 
 export class Collection {
   readonly #options: CollectionOptions;
+  readonly #judging: JudgeOptions;
   /** When the last round began, by the catalog's clock: what was revived since then is new. */
   #since: Date | undefined;
 
   constructor(options: CollectionOptions) {
     this.#options = options;
+    const clusters = options.clusters.map(({ cluster: { name }, ...one }) => ({ ...one, name }));
+    this.#judging = { ...options, clusters };
   }
 
   /** Throws ABORTED when another replica leads, CATALOG_UNAVAILABLE, and what the store throws. */
@@ -90,58 +90,6 @@ export class Collection {
     const deleted = await this.#deleteRetired(signal);
     await catalog.forgetGone(times.lingerMs, 10_000);
     return { namespaces, deleted };
-  }
-
-  /** What a permission for a blob namespace would follow from, or what is missing. */
-  async judge(blobNamespace: string): Promise<Judgement> {
-    const { catalog, retention, times } = this.#options;
-    const answering = await this.#answering(blobNamespace);
-    const keptMs = retention.get(blobNamespace);
-    if (answering.length === 0 && keptMs !== undefined) return this.#byRetention(blobNamespace, keptMs);
-    const judgement = permissionFor(blobNamespace, answering, times);
-    const rebuiltAt = await catalog.rebuiltAt();
-    const { permission } = judgement;
-    if (permission === undefined || rebuiltAt === undefined || permission.untouchedSince > rebuiltAt) return judgement;
-    const until = new Date(rebuiltAt.getTime() + times.graceMs).toISOString();
-    return {
-      missing: [
-        `the catalog was rebuilt at ${rebuiltAt.toISOString()}: uses before that are not known; after ${until}`,
-      ],
-    };
-  }
-
-  /** Where no cluster is asked. One that was never reached might answer for this namespace as well. */
-  async #byRetention(blobNamespace: string, keptMs: number): Promise<Judgement> {
-    const { catalog, clusters, times } = this.#options;
-    const known = await catalog.knownNamespaces();
-    const unknown = clusters.find(({ cluster }) => !known.some((one) => one.cluster === cluster.name));
-    if (unknown !== undefined) return { missing: [`the cluster ${unknown.cluster.name} has not been reached yet`] };
-    const now = await catalog.now();
-    const untouchedSince = new Date(now.getTime() - Math.max(keptMs, times.graceMs));
-    return { permission: { blobNamespace, untouchedSince, firstMarkStartedAt: now, marks: [] } };
-  }
-
-  /**
-   * All Temporal namespaces that may hold blobs of a blob namespace, with their last marks: of each cluster that answers
-   * for it all of them (children, signals and Nexus cross namespaces), or only the one of its name where they are isolated.
-   */
-  async #answering(blobNamespace: string): Promise<MarkedNamespace[]> {
-    const { catalog, clusters } = this.#options;
-    const known = await catalog.knownNamespaces();
-    const answering = clusters.flatMap(({ cluster, blobNamespaces, isIsolated }): MarkedNamespace['namespace'][] => {
-      const ours = known.filter((one) => one.cluster === cluster.name);
-      const ofItsName = ours.filter(({ name }) => name === blobNamespace);
-      const answers = blobNamespaces?.includes(blobNamespace) ?? ofItsName.length > 0;
-      if (!answers) return [];
-      if (ours.length === 0) return [{ cluster: cluster.name, name: blobNamespace }];
-      return isIsolated && ofItsName.length > 0 ? ofItsName : ours;
-    });
-    return Promise.all(
-      answering.map(async (namespace) => {
-        const one = known.find(({ cluster, name }) => cluster === namespace.cluster && name === namespace.name);
-        return { namespace, marks: one === undefined ? [] : await catalog.marksOf(one, marksKept) };
-      }),
-    );
   }
 
   /** Marks all there is, one namespace after the other in each cluster. */
@@ -194,7 +142,7 @@ export class Collection {
   async #sweep(blobNamespace: string, fence: Fence, signal: AbortSignal): Promise<NamespaceReport> {
     const { catalog, times, acting, maxShare, log } = this.#options;
     const isActing = acting.has(blobNamespace);
-    const { permission, missing = [] } = await this.judge(blobNamespace);
+    const { permission, missing = [] } = await judge(blobNamespace, this.#judging);
     const brakes = brakesOn(await catalog.brakes(), blobNamespace);
     const why = [...missing, ...brakes.map(({ kind, reason }) => `${kind}: ${reason}`)];
     if (permission === undefined) return { blobNamespace, isActing, missing: why };

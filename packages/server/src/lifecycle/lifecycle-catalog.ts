@@ -193,6 +193,8 @@ export interface LifecycleCatalog {
   rebuiltAt(): Promise<Date | undefined>;
 
   // why
+  /** A blob as it stands, whatever its state. */
+  blob(key: BlobKey): Promise<BlobRow | undefined>;
   holdersOf(
     key: BlobKey,
     limit: number,

@@ -28,6 +28,9 @@ export type MarkOutcome =
   | { readonly mark: Mark; readonly identityChanged?: { readonly was: Identity; readonly is: Identity } }
   | { readonly mark?: never; readonly problem: string };
 
+/** Of a namespace that is to be known anew, by an operator's word. */
+export const nobody: Identity = { clusterId: '', namespaceId: '', serverVersion: '' };
+
 const maxPasses = 20;
 const maxGaps = 20;
 const rowsAtOnce = 500;
@@ -36,11 +39,8 @@ const rowsAtOnce = 500;
 export async function markNamespace(options: MarkOptions): Promise<MarkOutcome> {
   const { catalog, namespace, fence, signal } = options;
   const described = await namespace.describe().catch((error: unknown) => problemOf(error, signal));
-  if (typeof described === 'string') return { problem: described };
-  const known = await catalog.knowNamespace(
-    { cluster: namespace.cluster, name: namespace.name },
-    identityOf(described),
-  );
+  if (typeof described === 'string') return failedMark(catalog, fence, namespace, described);
+  const known = await knownNamespace(catalog, namespace, identityOf(described));
   const mark = await catalog.beginMark(fence, known, described.retentionMs);
   const marking = new Marking(options, mark);
   const changed = changeOf(known, described);
@@ -63,8 +63,8 @@ export async function failedMark(
   { cluster, name }: NamespaceName,
   problem: string,
 ): Promise<MarkOutcome> {
-  const known = (await catalog.knownNamespaces()).find((one) => one.cluster === cluster && one.name === name);
-  if (known === undefined) return { problem };
+  // one that was never reached as well: it may hold everything, and would be missing wherever known ones are asked
+  const known = await catalog.knowNamespace({ cluster, name }, nobody);
   const mark = await catalog.beginMark(fence, known, 0);
   return { mark: await catalog.endMark(fence, mark, { isComplete: false, gaps: [problem], holders: 0, scanned: 0 }) };
 }
@@ -176,6 +176,18 @@ function distinct(page: readonly FoundHolder[]): FoundHolder[] {
 
 function identityOf({ clusterId, namespaceId, serverVersion }: DescribedNamespace): Identity {
   return { clusterId, namespaceId, serverVersion };
+}
+
+/** An identity that an operator let go of (`nobody`) is taken from what is there now. */
+async function knownNamespace(
+  catalog: LifecycleCatalog,
+  { cluster, name }: NamespaceName,
+  identity: Identity,
+): Promise<KnownNamespace> {
+  const known = await catalog.knowNamespace({ cluster, name }, identity);
+  if (known.identity.clusterId !== nobody.clusterId) return known;
+  await catalog.acceptIdentity(known, identity);
+  return { ...known, identity };
 }
 
 /** A newer server is no other cluster; one that is older than before may be a restored one. */

@@ -8,7 +8,7 @@ import { collectionPoolSize } from '../durable/connections.js';
 import type { LeaderTask } from '../durable/leader-tasks.js';
 import type { Metrics } from '../metrics.js';
 import { openLifecycleCatalog } from './catalog/postgres-lifecycle.js';
-import { type AnsweringCluster, Collection, type RoundReport } from './collect.js';
+import { type AskedCluster, Collection, type RoundReport } from './collect.js';
 import { watchCollection } from './collection-metrics.js';
 import type { LifecycleCatalog } from './lifecycle-catalog.js';
 import type { LifecycleTimes } from './permission.js';
@@ -49,7 +49,7 @@ export async function openCollection(
     const days = keptMs / 86_400_000;
     log.warn({ blobNamespace }, `blobs go ${days} d after their last use, also those that a workflow still holds`);
   }
-  let clusters: readonly AnsweringCluster[] = [];
+  let clusters: readonly AskedCluster[] = [];
   try {
     clusters = config.clusters === undefined ? [] : await openClusters(config, config.clusters);
   } catch (error) {
@@ -83,7 +83,7 @@ export function retentionOf({ collectRetention }: Pick<Config, 'collectRetention
   );
 }
 
-async function openClusters(config: Config, path: string): Promise<AnsweringCluster[]> {
+async function openClusters(config: Config, path: string): Promise<AskedCluster[]> {
   const { readClusters } = await import('./clusters.js');
   const { openCluster } = await import('./temporal/cluster.js');
   const { openExtractor } = await import('./extract/extractor.js');

@@ -1,0 +1,275 @@
+import { userInfo } from 'node:os';
+import { LpsError, parseKey } from '@large-payload/core';
+import { type Command, Option } from 'commander';
+import { formatBytes } from '../config/kinds.js';
+import type { Config } from '../config/settings.js';
+import type { JudgeOptions } from '../lifecycle/judge.js';
+import type { Brake, BrakeKind, LifecycleCatalog, Mark, StateSum } from '../lifecycle/lifecycle-catalog.js';
+import { addCatalogTarget, withDatabase } from './catalog-target.js';
+import { escapeControls, shown, type Terminal } from './terminal.js';
+
+/** What the commands work on. */
+interface Place {
+  readonly catalog: LifecycleCatalog;
+  readonly config: Config;
+  readonly judging: JudgeOptions;
+  /** One line on standard output. */
+  print(line: string): void;
+}
+
+const json = (value: unknown): string =>
+  JSON.stringify(value, (_name, one) => (typeof one === 'bigint' ? String(one) : (one as unknown)));
+
+/** `lps gc …` */
+export function addGc(program: Command, terminal: Terminal): void {
+  const gc = program
+    .command('gc')
+    .description(
+      'The collection of what no workflow holds: how it stands, what would go, and why; stop it, let it go on.',
+    );
+  addStatus(gc, terminal);
+  addPlan(gc, terminal);
+  addRun(gc, terminal);
+  addPause(gc, terminal);
+  addResume(gc, terminal);
+  addExplain(gc, terminal);
+  addUndelete(gc, terminal);
+}
+
+function addStatus(gc: Command, terminal: Terminal): void {
+  const command = gc
+    .command('status')
+    .summary('Say how the collection stands, and what stops it.')
+    .description(
+      'Say when the last round began, how the last mark of each Temporal namespace ended, what stops the collection, and ' +
+        'how much there is in which state.',
+    )
+    .option('--json', 'print one JSON object');
+  addCatalogTarget(command, 'Collection').action((flags: { json?: boolean }) =>
+    onCollection(command, terminal, async ({ catalog, print }) => {
+      const { beganAt, requestedAt } = await catalog.roundTimes();
+      const namespaces = await Promise.all(
+        (await catalog.knownNamespaces()).map(async (known) => ({ known, marks: await catalog.marksOf(known, 1) })),
+      );
+      const brakes = await catalog.brakes();
+      const sums = Object.fromEntries(await catalog.sums());
+      if (flags.json) return print(json({ beganAt, requestedAt, namespaces, brakes, sums }));
+      print(`last round    ${beganAt?.toISOString() ?? 'none yet'}${requestedAt ? ', another one is asked for' : ''}`);
+      for (const { known, marks } of namespaces)
+        print(`mark          ${known.cluster}/${known.name}  ${markLine(marks[0])}`);
+      for (const brake of brakes) print(`stopped       ${brakeLine(brake)}`);
+      for (const [state, sum] of Object.entries(sums)) print(`${state.padEnd(12)}  ${sumLine(sum)}`);
+      if (brakes.length > 0) terminal.stderr.write('lps: look at the reasons; then "lps gc resume"\n');
+    }),
+  );
+}
+
+function addPlan(gc: Command, terminal: Terminal): void {
+  const command = gc
+    .command('plan')
+    .summary('Say what would go now, and why not the rest.')
+    .description(
+      'Say, for each namespace of blobs, how much would go in a round now, or what is missing. Changes nothing.',
+    )
+    .option('--json', 'print one JSON object a line');
+  addCatalogTarget(command, 'Collection').action((flags: { json?: boolean }) =>
+    onCollection(command, terminal, async ({ catalog, config, judging, print }) => {
+      const { judge } = await import('../lifecycle/judge.js');
+      const { planSweep } = await import('../lifecycle/sweep.js');
+      const { brakesOn } = await import('../lifecycle/brakes.js');
+      const brakes = await catalog.brakes();
+      for (const blobNamespace of await catalog.blobNamespaces()) {
+        const { permission, missing = [] } = await judge(blobNamespace, judging);
+        const { quarantineMs } = config;
+        const signal = terminal.signal;
+        const plan = permission && (await planSweep({ catalog, permission, quarantineMs, signal }));
+        const isActing = config.collect.includes(blobNamespace);
+        const stops = brakesOn(brakes, blobNamespace).map(brakeLine);
+        if (flags.json) {
+          print(json({ blobNamespace, isActing, plan, missing, brakes: stops }));
+          continue;
+        }
+        print(`${blobNamespace}${isActing ? '' : '  (dry: not in --collect)'}`);
+        if (plan !== undefined)
+          print(`  to quarantine  ${sumLine(plan.quarantine)}\n  to delete      ${sumLine(plan.retire)}`);
+        for (const reason of [...missing, ...stops]) print(`  nothing goes:  ${reason}`);
+      }
+    }),
+  );
+}
+
+function addRun(gc: Command, terminal: Terminal): void {
+  const command = gc
+    .command('run')
+    .summary('Ask for a round now.')
+    .description('Ask the service that leads for a round now, and not when it is due. It begins within seconds.');
+  addCatalogTarget(command).action(() =>
+    onCollection(command, terminal, async ({ catalog }) => {
+      await catalog.requestRound();
+      terminal.stderr.write('lps: asked for; "lps gc status" shows when it has begun\n');
+    }),
+  );
+}
+
+function addPause(gc: Command, terminal: Terminal): void {
+  const command = gc
+    .command('pause')
+    .summary('Stop the collection.')
+    .description(
+      'Stop the collection, in one namespace of blobs or in all. Marks go on; nothing is quarantined or deleted.',
+    )
+    .option('--namespace <name>', 'only there')
+    .requiredOption('--reason <text>', 'why; people see it');
+  addCatalogTarget(command).action(({ namespace, reason }: { namespace?: string; reason: string }) =>
+    onCollection(command, terminal, async ({ catalog }) => {
+      const place = namespace === undefined ? {} : { blobNamespace: namespace };
+      await catalog.brake({ kind: 'paused', reason: `${reason} (${userName()})`, ...place });
+      terminal.stderr.write('lps: paused\n');
+    }),
+  );
+}
+
+const brakeKinds: readonly BrakeKind[] = [
+  'too_much',
+  'holders_lost',
+  'smaller_configuration',
+  'identity_changed',
+  'database_restored',
+  'lifecycle_rule',
+  'revived',
+  'paused',
+];
+
+function addResume(gc: Command, terminal: Terminal): void {
+  const command = gc
+    .command('resume')
+    .summary('Let the collection go on.')
+    .description(
+      'Let go of what stops the collection, once you have looked at the reason. With identity_changed, what was known of ' +
+        'that Temporal namespace is forgotten, and the one that is there now takes its place.',
+    )
+    .addOption(new Option('--kind <kind>', 'only this').choices(brakeKinds))
+    .option('--namespace <name>', 'only what stops this namespace of blobs');
+  addCatalogTarget(command).action((flags: { kind?: BrakeKind; namespace?: string }) =>
+    onCollection(command, terminal, async ({ catalog, print }) => {
+      const set = (await catalog.brakes()).filter(
+        ({ kind, blobNamespace }) =>
+          (flags.kind === undefined || kind === flags.kind) &&
+          (flags.namespace === undefined || blobNamespace === flags.namespace),
+      );
+      for (const brake of set) {
+        if (brake.kind === 'identity_changed') await forgetIdentities(catalog);
+        await catalog.release(brake.kind, brake.blobNamespace, userName());
+        print(`released  ${brakeLine(brake)}`);
+      }
+      if (set.length === 0) terminal.stderr.write('lps: nothing stops it\n');
+    }),
+  );
+}
+
+/** Those whose last mark was of somebody else. */
+async function forgetIdentities(catalog: LifecycleCatalog): Promise<void> {
+  const { nobody } = await import('../lifecycle/mark.js');
+  for (const known of await catalog.knownNamespaces()) {
+    const [last] = await catalog.marksOf(known, 1);
+    if (last?.gaps.some((gap) => gap.includes('lps gc resume'))) await catalog.acceptIdentity(known, nobody);
+  }
+}
+
+function addExplain(gc: Command, terminal: Terminal): void {
+  const command = gc
+    .command('explain')
+    .summary('Say why a blob is kept, or when it will go.')
+    .description('Say what is known of a blob: its state, its last use, who holds it, pins, and what is still missing.')
+    .argument('<key>', 'its key')
+    .option('--json', 'print one JSON object');
+  addCatalogTarget(command, 'Collection').action((text: string, flags: { json?: boolean }) =>
+    onCollection(command, terminal, async ({ catalog, config, judging, print }) => {
+      const key = parseKey(text);
+      const { judge } = await import('../lifecycle/judge.js');
+      const { brakesOn } = await import('../lifecycle/brakes.js');
+      const blob = await catalog.blob(key);
+      if (blob === undefined) throw new LpsError('BLOB_NOT_FOUND', 'the catalog does not know this blob');
+      const holders = await catalog.holdersOf(key, 100);
+      const pins = await catalog.pins(text);
+      const { missing = [] } = await judge(key.namespace, judging);
+      const brakes = brakesOn(await catalog.brakes(), key.namespace);
+      if (flags.json) return print(json({ blob, holders, pins, missing, brakes }));
+      const keptUntil = new Date(blob.touchedAt.getTime() + config.graceMs);
+      print(`state      ${blob.state}, ${formatBytes(blob.size)}`);
+      print(`last use   ${blob.touchedAt.toISOString()}; kept for that until ${keptUntil.toISOString()}`);
+      for (const { namespace, holder, isByDigestAlone } of holders) {
+        const how = isByDigestAlone ? ', only its digest was found' : '';
+        const gone = holder.goneAt === undefined ? '' : `, gone since ${holder.goneAt.toISOString()}`;
+        const id = holder.externalId.replaceAll('\n', ' ');
+        print(`held by    ${holder.kind} ${id} of ${namespace.cluster}/${namespace.name}${how}${gone}`);
+      }
+      if (holders.length === 0) print('held by    nobody that a mark has seen');
+      for (const pin of pins) print(`pinned     ${pin.id} by ${pin.owner}: ${pin.reason}`);
+      for (const reason of [...missing, ...brakes.map(brakeLine)]) print(`stopped    ${reason}`);
+    }),
+  );
+}
+
+function addUndelete(gc: Command, terminal: Terminal): void {
+  const command = gc
+    .command('undelete')
+    .summary('Bring a blob back from quarantine.')
+    .description(
+      'Bring a blob back from quarantine, as its next reader would. One that is deleted cannot be brought back.',
+    )
+    .argument('<key>', 'its key');
+  addCatalogTarget(command).action((text: string) =>
+    onCollection(command, terminal, async ({ catalog }) => {
+      if ((await catalog.undelete(parseKey(text))) === undefined)
+        throw new LpsError('BLOB_NOT_FOUND', 'this blob is not in quarantine');
+      terminal.stderr.write('lps: it is live again\n');
+    }),
+  );
+}
+
+function onCollection(command: Command, terminal: Terminal, run: (place: Place) => Promise<void>): Promise<void> {
+  return withDatabase(command, terminal, { create: false }, async ({ url, schema, config }) => {
+    // loaded only here, and with it what talks to Postgres
+    const { openLifecycleCatalog } = await import('../lifecycle/catalog/postgres-lifecycle.js');
+    const { retentionOf, timesOf } = await import('../lifecycle/open-collection.js');
+    const { readClusters } = await import('../lifecycle/clusters.js');
+    const clusters = config.clusters === undefined ? [] : await readClusters(config.clusters);
+    const catalog = await openLifecycleCatalog({ url, schema, graceMs: config.graceMs });
+    try {
+      const judging = { catalog, clusters, retention: retentionOf(config), times: timesOf(config) };
+      await run({
+        catalog,
+        config,
+        judging,
+        print: (line) => void terminal.stdout.write(`${shown(line, terminal.stdout)}\n`),
+      });
+    } finally {
+      await catalog.close();
+    }
+  });
+}
+
+function markLine(mark: Mark | undefined): string {
+  if (mark?.endedAt === undefined) return 'none yet';
+  const seconds = Math.round((mark.endedAt.getTime() - mark.startedAt.getTime()) / 1000);
+  const outcome = mark.isComplete ? 'complete' : `not complete: ${mark.gaps.join('; ')}`;
+  return `${mark.startedAt.toISOString()}  ${seconds} s, ${mark.holders} holders, ${mark.scanned} read  ${outcome}`;
+}
+
+function brakeLine({ kind, blobNamespace, reason, since }: Brake): string {
+  return `${kind}${blobNamespace === undefined ? '' : ` in ${blobNamespace}`} since ${since.toISOString()}: ${reason}`;
+}
+
+function sumLine({ blobs, bytes }: StateSum): string {
+  return `${blobs} blobs, ${formatBytes(bytes)}`;
+}
+
+/** In a container the user may have no name. */
+function userName(): string {
+  try {
+    return escapeControls(userInfo().username);
+  } catch {
+    return String(process.geteuid?.() ?? 'unknown');
+  }
+}

@@ -1,0 +1,75 @@
+/** What may go from a blob namespace now, or what is missing: from what the catalog knows, without asking Temporal. */
+import type { LifecycleCatalog } from './lifecycle-catalog.js';
+import { type Judgement, type LifecycleTimes, type MarkedNamespace, permissionFor } from './permission.js';
+
+/** A configured cluster, and for whom it answers. */
+export interface AnsweringCluster {
+  readonly name: string;
+  /** Absent: for the blob namespaces that are called as its own are. */
+  readonly blobNamespaces?: readonly string[];
+  /** No workflow of one namespace starts, signals or calls one of another. */
+  readonly isIsolated: boolean;
+}
+
+export interface JudgeOptions {
+  readonly catalog: Pick<LifecycleCatalog, 'knownNamespaces' | 'marksOf' | 'rebuiltAt' | 'now'>;
+  readonly clusters: readonly AnsweringCluster[];
+  /** Of blob namespaces that no cluster answers for: how long after its last use a blob goes, in ms. */
+  readonly retention: ReadonlyMap<string, number>;
+  readonly times: LifecycleTimes;
+}
+
+const marksKept = 50;
+
+/** What a permission for a blob namespace follows from, or what is missing. */
+export async function judge(blobNamespace: string, options: JudgeOptions): Promise<Judgement> {
+  const { catalog, retention, times } = options;
+  const answering = await answeringFor(blobNamespace, options);
+  const keptMs = retention.get(blobNamespace);
+  if (answering.length === 0 && keptMs !== undefined) return byRetention(blobNamespace, keptMs, options);
+  const judgement = permissionFor(blobNamespace, answering, times);
+  const rebuiltAt = await catalog.rebuiltAt();
+  const { permission } = judgement;
+  if (permission === undefined || rebuiltAt === undefined || permission.untouchedSince > rebuiltAt) return judgement;
+  const until = new Date(rebuiltAt.getTime() + times.graceMs).toISOString();
+  const reason = `the catalog was rebuilt at ${rebuiltAt.toISOString()}, and uses before that are not known: after ${until}`;
+  return { missing: [reason] };
+}
+
+/** Where no cluster is asked. One that was never reached might answer for this namespace as well. */
+async function byRetention(
+  blobNamespace: string,
+  keptMs: number,
+  { catalog, clusters, times }: JudgeOptions,
+): Promise<Judgement> {
+  const known = await catalog.knownNamespaces();
+  const unknown = clusters.find(({ name }) => !known.some(({ cluster }) => cluster === name));
+  if (unknown !== undefined) return { missing: [`the cluster ${unknown.name} has not been reached yet`] };
+  const now = await catalog.now();
+  const untouchedSince = new Date(now.getTime() - Math.max(keptMs, times.graceMs));
+  return { permission: { blobNamespace, untouchedSince, firstMarkStartedAt: now, marks: [] } };
+}
+
+/**
+ * All Temporal namespaces that may hold blobs of a blob namespace, with their last marks: of each cluster that answers for
+ * it all of them (children, signals and Nexus cross namespaces), or only the one of its name where they are isolated.
+ */
+async function answeringFor(blobNamespace: string, { catalog, clusters }: JudgeOptions): Promise<MarkedNamespace[]> {
+  const known = await catalog.knownNamespaces();
+  const answering = clusters.flatMap(
+    ({ name: cluster, blobNamespaces, isIsolated }): MarkedNamespace['namespace'][] => {
+      const ours = known.filter((one) => one.cluster === cluster);
+      const ofItsName = ours.filter(({ name }) => name === blobNamespace);
+      const answers = blobNamespaces?.includes(blobNamespace) ?? ofItsName.length > 0;
+      if (!answers) return [];
+      if (ours.length === 0) return [{ cluster, name: blobNamespace }];
+      return isIsolated && ofItsName.length > 0 ? ofItsName : ours;
+    },
+  );
+  return Promise.all(
+    answering.map(async (namespace) => {
+      const one = known.find(({ cluster, name }) => cluster === namespace.cluster && name === namespace.name);
+      return { namespace, marks: one === undefined ? [] : await catalog.marksOf(one, marksKept) };
+    }),
+  );
+}
