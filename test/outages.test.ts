@@ -203,9 +203,9 @@ describe('SIGTERM', () => {
     const upload = await stalledPut(port, blob, size / 2);
     // a connection that is in use, so that it is still there afterwards
     const probe = await RawConnection.open(port);
-    await probe.write('GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n');
+    await probe.write('GET /readyz HTTP/1.1\r\nhost: localhost\r\n\r\n');
     await probe.until(/"ready"/);
-    await probe.write('GET /readyz HTTP/1.1\r\nhost: x\r\n');
+    await probe.write('GET /readyz HTTP/1.1\r\nhost: localhost\r\n');
     await until('both requests begun', async () =>
       (await request(port, '/metrics')).text.includes('lps_uploads_in_flight 1') ? true : undefined,
     );

@@ -65,7 +65,7 @@ describe('limits of a caller', () => {
     };
     const app = await startApp({ gate: { authenticator: { authenticate }, limits } });
     const connection = await RawConnection.open(app.port);
-    await connection.write('GET /version HTTP/1.1\r\nhost: x\r\nauthorization: Bearer a\r\n\r\n');
+    await connection.write('GET /version HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer a\r\n\r\n');
     await isAsked;
     connection.destroy();
     await vi.waitUntil(async () => (await connections(app.server.server)) === 0, { interval: 5 });

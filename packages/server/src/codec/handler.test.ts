@@ -106,7 +106,7 @@ describe('a request', () => {
     cleanUps.push(() => server.close());
     const connection = await RawConnection.open((server.address() as AddressInfo).port);
     await connection.write(
-      'POST /decode HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 2\r\nexpect: 100-continue\r\nconnection: close\r\n\r\n',
+      'POST /decode HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 2\r\nexpect: 100-continue\r\nconnection: close\r\n\r\n',
     );
     await connection.until(/HTTP\/1\.1 100 Continue/);
     await connection.write('{}');
@@ -142,7 +142,7 @@ describe('a request', () => {
     const connection = await RawConnection.open(codec.port);
     const body = toJson(references);
     await connection.write(
-      `POST /decode HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`,
+      `POST /decode HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`,
     );
     await started.promise;
     connection.destroy();

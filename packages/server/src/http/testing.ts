@@ -178,7 +178,7 @@ export class RawConnection {
 
 /** The head of a PUT to v2 as text, for a `RawConnection`. */
 export function putHead(blob: V2Blob, headers: Record<string, string> = {}): string {
-  const all = { host: 'x', ...blob.putHeaders, ...headers } as Record<string, string>;
+  const all = { host: 'localhost', ...blob.putHeaders, ...headers } as Record<string, string>;
   const lines = Object.entries(all).map(([name, value]) => `${name}: ${value}\r\n`);
   return `PUT ${blob.putPath} HTTP/1.1\r\n${lines.join('')}\r\n`;
 }

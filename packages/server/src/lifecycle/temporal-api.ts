@@ -1,8 +1,8 @@
 /**
  * What the marks need of Temporal, and no more: so that a simulation can stand in for a cluster. Messages are those of
- * `@temporalio/proto`, decoded. Every call is one request, is asked again by nobody below unless the server says that it is
- * busy, honours the rate limit of the cluster, and throws LpsError: `TEMPORAL_UNAVAILABLE` (may pass), `TEMPORAL_REFUSED` (credentials, rights, a namespace that
- * is not there).
+ * `@temporalio/proto`, decoded. Every call is one request, honours the rate limit of the cluster, is asked again by nobody
+ * below unless the server says that it is busy, and throws LpsError: `TEMPORAL_UNAVAILABLE` (may pass), `TEMPORAL_REFUSED`
+ * (credentials, rights, a namespace that is not there).
  */
 import type { temporal } from '@temporalio/proto';
 

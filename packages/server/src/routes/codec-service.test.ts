@@ -123,7 +123,7 @@ describe('memory', () => {
     const { port, codec } = await start({}, 1);
     const connection = await RawConnection.open(port);
     await connection.write(
-      'POST /decode HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1000000\r\n\r\n{',
+      'POST /decode HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 1000000\r\n\r\n{',
     );
     await expect.poll(() => codec.bodies.heldBytes).toBe(1_000_000);
     await connection.untilClosed();
@@ -137,7 +137,7 @@ describe('memory', () => {
     const connection = await RawConnection.open(site.port);
     connection.socket.pause();
     await connection.write(
-      `POST /decode HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`,
+      `POST /decode HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`,
     );
     await expect.poll(() => site.codec.answers.heldBytes, { timeout: 10_000 }).toBeGreaterThan(20_000_000);
     await expect.poll(() => site.codec.answers.heldBytes, { timeout: 20_000 }).toBe(0);

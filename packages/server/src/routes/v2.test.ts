@@ -101,7 +101,7 @@ describe('v2: the Go service’s API', () => {
     );
     // the body is not sent: the answer must not wait for it
     const connection = await RawConnection.open(app.port);
-    const lines = Object.entries({ host: 'x', ...merged }).map(([name, value]) => `${name}: ${value}\r\n`);
+    const lines = Object.entries({ host: 'localhost', ...merged }).map(([name, value]) => `${name}: ${value}\r\n`);
     await connection.write(`PUT ${path} HTTP/1.1\r\n${lines.join('')}\r\n`);
     const received = await connection.until(/\r\n\r\n.+/s);
     expect(received).toMatch(new RegExp(`^HTTP/1.1 ${status} `));
@@ -272,7 +272,7 @@ describe('a blob that is present', () => {
     connection.received = '';
     // a client that sends everything before it reads is not left hanging, and may go on
     await connection.write(blob.bytes.subarray(100_000));
-    await connection.write(`HEAD /v2/health/head HTTP/1.1\r\nhost: x\r\n\r\n`);
+    await connection.write(`HEAD /v2/health/head HTTP/1.1\r\nhost: localhost\r\n\r\n`);
     expect(await connection.until(/\r\n\r\n/)).toMatch(/^HTTP\/1.1 200 OK/);
     connection.destroy();
   });
@@ -358,7 +358,7 @@ describe('bounds', () => {
     expect(await connection.until(/the disk is full/)).toMatch(/^HTTP\/1.1 507 /);
     connection.received = '';
     await connection.write(blob.bytes.subarray(100_000));
-    await connection.write('HEAD /v2/health/head HTTP/1.1\r\nhost: x\r\n\r\n');
+    await connection.write('HEAD /v2/health/head HTTP/1.1\r\nhost: localhost\r\n\r\n');
     expect(await connection.until(/\r\n\r\n/)).toMatch(/^HTTP\/1.1 200 OK/);
     connection.destroy();
     await full.close();
@@ -408,7 +408,7 @@ describe('bounds', () => {
     const connection = await RawConnection.open(slow.port);
     connection.socket.pause();
     await connection.write(
-      `GET ${blob.getPath} HTTP/1.1\r\nhost: x\r\n${Object.entries(blob.getHeaders)
+      `GET ${blob.getPath} HTTP/1.1\r\nhost: localhost\r\n${Object.entries(blob.getHeaders)
         .map(([n, v]) => `${n}: ${v}\r\n`)
         .join('')}\r\n`,
     );

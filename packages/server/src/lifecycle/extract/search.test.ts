@@ -115,6 +115,13 @@ describe('the search is bounded', () => {
     expect(searched(text).gaps).toEqual([]);
   });
 
+  it('by the memory that unpacking takes', () => {
+    const bomb = gzipSync(Buffer.alloc(256 * mebibyte), { level: 1 });
+    const before = process.resourceUsage().maxRSS;
+    expect(searched(bomb, { unwrappedBytesPerPayload: mebibyte }).gaps).toEqual([tooMuch]);
+    expect(process.resourceUsage().maxRSS - before).toBeLessThan(64 * 1024); // in KiB
+  });
+
   it('by the number of edges', () => {
     const many = Array.from({ length: 20 }, (_, index) => digestNamed(`${index}`)).join(' ');
     const { edges, gaps } = searched(Buffer.from(many), { edges: 10 });
@@ -130,6 +137,13 @@ describe('the search is bounded', () => {
   it('by the payloads that are inside', () => {
     const one = Buffer.from('{"metadata":{"encoding":"anNvbi9wbGFpbg=="},"data":"MTIz"} ');
     expect(searched(Buffer.concat([one, one, one]), { embeddedPerMessage: 2 }).gaps).toEqual([tooMuch]);
+  });
+
+  it('by the sizes beside one payload', () => {
+    const sizes = ',"externalPayloads":[]'.repeat(50_000);
+    const behind = `{"metadata":{"encoding":"anNvbi9wbGFpbg=="}${sizes},"data":"MQ=="}`;
+    const before = `{"data":"MQ=="${sizes},"metadata":{"encoding":"anNvbi9wbGFpbg=="}}`;
+    expect(searched(Buffer.from(behind + before))).toEqual({ edges: [], gaps: [] });
   });
 
   it.each([

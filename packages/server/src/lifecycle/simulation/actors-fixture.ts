@@ -35,6 +35,10 @@ export class Turns {
     return true;
   }
 
+  waitsFor(actor: Actor, label: string): boolean {
+    return this.waiting.some((turn) => turn.actor === actor && turn.label === label);
+  }
+
   /** One request of somebody dead arrives, long after. */
   async arrive(): Promise<void> {
     const turn = this.#random.pickOrNone(this.onTheWire);

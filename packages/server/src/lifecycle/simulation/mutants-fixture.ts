@@ -3,14 +3,17 @@
  * must notice every one of them, or it proves nothing.
  */
 import type { BlobStore } from '@large-payload/core';
+import type { MemoryModel } from '../catalog/memory-model.js';
 import type { Mark, Permission } from '../lifecycle-catalog.js';
-import { hour, type Mutation, minute, overriding, runKind, scheduleKind, type WorldTimes } from './world-fixture.js';
+import { hour, type Mutation, overriding, runKind, scheduleKind } from './world-fixture.js';
 
 export interface Mutant {
   readonly name: string;
   readonly mutation: Mutation;
-  /** Times under which the guard matters. */
-  readonly times?: Partial<WorldTimes>;
+  /** The play (scenes-fixture.ts) that notices it; without one, random walks do. */
+  readonly scene?: string;
+  /** What cannot be changed from around the catalog in memory. */
+  readonly patch?: (model: MemoryModel) => void;
 }
 
 const long = new Date(8_000_000_000_000);
@@ -47,6 +50,7 @@ export const mutants: readonly Mutant[] = [
   },
   {
     name: 'one mark is enough',
+    scene: '5 a run is reset at the last moment of its retention, before the first marks',
     mutation: {
       lifecycle: (lifecycle) =>
         overriding(lifecycle, {
@@ -59,10 +63,12 @@ export const mutants: readonly Mutant[] = [
   },
   {
     name: 'no 2V between the marks, and no V at their end',
+    scene: '5 a run is reset at the last moment of its retention, before the first marks',
     mutation: { times: { visibilityMs: 0 } },
   },
   {
     name: 'marks may be further apart than the retention',
+    scene: '5 a chain of resets that is always younger than a list, over marks that take too long',
     mutation: {
       lifecycle: (lifecycle) =>
         overriding(lifecycle, {
@@ -70,7 +76,6 @@ export const mutants: readonly Mutant[] = [
             (await lifecycle.marksOf(namespace, limit)).map((mark) => ({ ...mark, retentionMs: 1e15 })),
         }),
     },
-    times: { retentionMs: hour + 10 * minute },
   },
   {
     name: 'the grace is ignored',
@@ -96,6 +101,7 @@ export const mutants: readonly Mutant[] = [
   },
   {
     name: 'the mutable state is not read',
+    scene: '8 only a heartbeat holds it',
     mutation: {
       temporal: (namespace) =>
         overriding(namespace, {
@@ -107,19 +113,8 @@ export const mutants: readonly Mutant[] = [
     },
   },
   {
-    name: 'only the last page of a history is read',
-    mutation: {
-      temporal: (namespace) =>
-        overriding(namespace, {
-          historyBackwards: async (run, next) => {
-            const page = await namespace.historyBackwards(run, next);
-            return page && { items: page.items };
-          },
-        }),
-    },
-  },
-  {
     name: 'only the first page of a list is read',
+    scene: '7 runs close while the list is read, and its pages move',
     mutation: {
       temporal: (namespace) =>
         overriding(namespace, { listRuns: async (next) => ({ items: (await namespace.listRuns(next)).items }) }),
@@ -154,6 +149,7 @@ export const mutants: readonly Mutant[] = [
   },
   {
     name: 'who is not listed is gone, and its edges with it',
+    scene: '5 a run is reset at the last moment of its retention, between two marks',
     mutation: {
       lifecycle: (lifecycle) =>
         overriding(lifecycle, {
@@ -167,6 +163,7 @@ export const mutants: readonly Mutant[] = [
   },
   {
     name: 'edges of what is gone are dropped at once, and who was gone unread is no gap',
+    scene: '5 a run is reset at the last moment of its retention, between two marks',
     mutation: {
       lifecycle: (lifecycle) =>
         overriding(lifecycle, {
@@ -196,6 +193,7 @@ export const mutants: readonly Mutant[] = [
   },
   {
     name: 'pins are ignored',
+    scene: 'a pin keeps what nobody refers to',
     mutation: {
       lifecycle: (lifecycle) =>
         overriding(lifecycle, {
@@ -209,16 +207,15 @@ export const mutants: readonly Mutant[] = [
   },
   {
     name: 'leases are ignored',
-    mutation: {
-      catalog: (catalog) =>
-        overriding(catalog, {
-          begin: async (key, size) => catalog.begin(key, size, -1),
-          renew: async () => true,
-        }),
+    scene: 'two upload the same blob, and one of them stalls for longer than it takes to collect',
+    mutation: {},
+    patch: (model) => {
+      model.hasLease = () => false;
     },
   },
   {
     name: 'the fence is ignored',
+    scene: '13 an earlier leader goes on: lifecycle.quarantine',
     mutation: {
       lifecycle: (lifecycle, world) => {
         const latest = () => world.leader?.fence ?? { epoch: '0' };
@@ -234,13 +231,51 @@ export const mutants: readonly Mutant[] = [
   },
   {
     name: 'the name of an object is used again',
+    scene: '12 a deletion is delayed past another upload',
     mutation: { store: withoutGenerations },
   },
   {
     name: 'only the namespace of the same name is asked',
+    scene: 'a claim in another namespace, and that one has a gap',
     mutation: { isIsolated: true },
   },
+  {
+    name: 'another cluster at the same address is taken for the same one',
+    scene: '20 the address is that of another cluster, which is empty',
+    mutation: believing(),
+  },
+  {
+    name: 'a namespace that was made anew is taken for the same one',
+    scene: '20 the namespace is made anew',
+    mutation: believing(),
+  },
+  {
+    name: 'a database that is older than the store goes on as if nothing had happened',
+    scene: '14 the database fails over, and has lost its last touches',
+    mutation: { lifecycle: (lifecycle) => overriding(lifecycle, { rounds: async () => 10_000n }) },
+  },
+  {
+    name: 'a namespace that was never described is not missed',
+    scene: 'a namespace that cannot be described may hold everything',
+    mutation: {
+      lifecycle: (lifecycle) =>
+        overriding(lifecycle, {
+          knownNamespaces: async () =>
+            (await lifecycle.knownNamespaces()).filter(({ identity }) => identity.clusterId !== ''),
+        }),
+    },
+  },
 ];
+
+/** Whatever says where it is from. */
+function believing(): Mutation {
+  return {
+    lifecycle: (lifecycle) =>
+      overriding(lifecycle, {
+        knowNamespace: async (name, identity) => ({ ...(await lifecycle.knowNamespace(name, identity)), identity }),
+      }),
+  };
+}
 
 function permitting(change: (permission: Permission) => Permission): Mutation {
   return {

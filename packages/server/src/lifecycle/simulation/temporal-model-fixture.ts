@@ -98,6 +98,8 @@ export class ModelNamespace implements TemporalNamespace {
   clusterId: string;
   retentionMs: number;
   gaps: readonly string[] = [];
+  /** How late everything is from now on; at random, up to V, without it. */
+  lateMs: number | undefined;
   runs: ModelRun[] = [];
   schedules = new Map<string, ModelSchedule>();
   flights: Flight[] = [];
@@ -557,6 +559,7 @@ export class ModelNamespace implements TemporalNamespace {
 
   #late(): number {
     const { random, visibilityMs } = this.#options;
+    if (this.lateMs !== undefined) return this.lateMs;
     return random.chance(0.3) ? visibilityMs : random.below(visibilityMs);
   }
 }

@@ -19,6 +19,7 @@ import { runsKind } from '../holders/runs.js';
 import { schedulesKind } from '../holders/schedules.js';
 import type { Fence, LifecycleCatalog, Mark, Permission, SweptBlob } from '../lifecycle-catalog.js';
 import type { LifecycleTimes } from '../permission.js';
+import { roundsObject } from '../rounds.js';
 import type { TemporalCluster, TemporalNamespace } from '../temporal-api.js';
 import { Actor, quiet, Turns } from './actors-fixture.js';
 import { allBlobs, type SimBlob } from './blobs-fixture.js';
@@ -369,6 +370,20 @@ export class World {
     await this.settle(leader.actor);
   }
 
+  /** Lets an actor go on until it is about to make a call. `false`: it has ended without. */
+  async until(actor: Actor, label: string): Promise<boolean> {
+    while (!this.turns.waitsFor(actor, label)) if (!(await this.takeTurn(actor))) return false;
+    return true;
+  }
+
+  /** Begins a round of the present leader. */
+  async beginRound(): Promise<Actor> {
+    const leader = this.leader ?? (await this.lead());
+    this.round(leader);
+    await quiet();
+    return leader.actor;
+  }
+
   // the oracle
 
   isReachable(blob: SimBlob): boolean {
@@ -376,6 +391,18 @@ export class World {
       for (const carried of namespace.reachable()) if (carried.blob === blob) return true;
     }
     return false;
+  }
+
+  expect(is: unknown, expected: unknown, what: string): void {
+    if (is !== expected) this.fail('scene', `${what}: ${is}, not ${expected}`);
+  }
+
+  /** What stands in the store is from a later round than the database that comes back. */
+  async loseDatabase(): Promise<void> {
+    const bytes = Buffer.from(JSON.stringify({ catalog: this.catalog.id, rounds: '1000' }));
+    const expect = { digest: digestOf(bytes), size: bytes.length };
+    await this.store.put(roundsObject, bytes, expect, { overwrite: true });
+    await this.lead();
   }
 
   /** Everything that is still referred to, or promised, can be read. */
