@@ -160,6 +160,32 @@ describeWith(describe, 'a cluster that fails', temporal, ({ address, namespace, 
       expect(await failing(work, 1, notFound)).toMatchObject({ code: 'TEMPORAL_REFUSED' });
   });
 
+  it('says what else it cannot read in a namespace', async () => {
+    const { ListNexusOperationExecutionsResponse, ListWorkflowExecutionsResponse, GetClusterInfoResponse } =
+      proto.temporal.api.workflowservice.v1;
+    const messages: Record<string, Uint8Array> = {
+      ListActivityExecutions: new Uint8Array(),
+      ListNexusOperationExecutions: ListNexusOperationExecutionsResponse.encode({ operations: [{}] }).finish(),
+      ListWorkflowExecutions: ListWorkflowExecutionsResponse.encode({ executions: [{}] }).finish(),
+      GetClusterInfo: GetClusterInfoResponse.encode({ serverVersion: '1.40.0' }).finish(),
+    };
+    proxy.fault = (method) => messages[method];
+    expect((await here.describe()).gaps).toEqual([
+      expect.stringMatching(/^the server's version is 1\.40\.0, known are 1\.24 to 1\.32: use a version of lps/),
+      expect.stringMatching(/^there are standalone Nexus operations/),
+      expect.stringMatching(/^there are schedules of the server's newer scheduler/),
+    ]);
+    // it is not said there: then by another call
+    messages.GetClusterInfo = new Uint8Array();
+    expect((await here.describe()).serverVersion).toMatch(/^1\.\d+\.\d+/);
+    // what is no message
+    messages.GetClusterInfo = Buffer.from('no protobuf');
+    await expect(here.describe()).rejects.toMatchObject({
+      code: 'TEMPORAL_UNAVAILABLE',
+      message: expect.stringContaining('dev: GetClusterInfo: the answer could not be read: '),
+    });
+  });
+
   it('looks at the namespace once for the NotFounds of a second', async () => {
     proxy.fault = (method) => (method === 'DescribeWorkflowExecution' ? notFound : undefined);
     clock.ms += 60_000;
@@ -230,7 +256,7 @@ describeWith(describe, 'a cluster that fails', temporal, ({ address, namespace, 
   });
 
   it('ends what waits when it is closed', async () => {
-    const other = openCluster(settings(proxy.address, [namespace]));
+    const other = openCluster(settings(proxy.address, [namespace]), { deadlineMs: 600_000 });
     const [there] = await other.namespaces();
     const isAsked = new Promise<void>((resolve) => {
       proxy.fault = () => {
@@ -283,7 +309,7 @@ describeWith(describe, 'a cluster that fails', temporal, ({ address, namespace, 
 
 /** The server lets nobody list more often than 10 times a second, and the clock here runs ahead. */
 function unlimited(method: string): GrpcFault | undefined {
-  return method.startsWith('List') && method !== 'ListNamespaces' ? 'empty' : undefined;
+  return method.startsWith('List') && method !== 'ListNamespaces' ? new Uint8Array() : undefined;
 }
 
 /** Nobody waits; the clock has moved instead. */

@@ -10,8 +10,8 @@ export interface GrpcAnswer {
   readonly details?: Uint8Array;
 }
 
-/** `never`: no answer comes. `cut`: the connection is broken. `empty`: all is well, and nothing is there. */
-export type GrpcFault = GrpcAnswer | 'never' | 'cut' | 'empty';
+/** `never`: no answer comes. `cut`: the connection is broken. Bytes: another message than the server's. */
+export type GrpcFault = GrpcAnswer | 'never' | 'cut' | Uint8Array;
 
 export interface GrpcProxyOptions {
   /** The client must speak TLS then. PEM. */
@@ -61,7 +61,7 @@ export async function startGrpcProxy(target: string, options: GrpcProxyOptions =
     calls.push(method);
     const fault = proxy.fault?.(method);
     if (fault === 'never') return stream.resume();
-    if (fault === 'empty') return answerEmpty(stream);
+    if (fault instanceof Uint8Array) return answerWith(stream, fault);
     if (fault === 'cut') return stream.session?.destroy();
     if (fault !== undefined) return answer(stream, fault);
     forward(upstream, stream, headers);
@@ -86,12 +86,14 @@ function answer(stream: http2.ServerHttp2Stream, { status, message = 'a fault', 
   );
 }
 
-/** A message without fields: not compressed, of no bytes. */
-function answerEmpty(stream: http2.ServerHttp2Stream): void {
+/** Before a message stand five bytes: not compressed, and how long it is. */
+function answerWith(stream: http2.ServerHttp2Stream, message: Uint8Array): void {
   stream.resume();
   stream.respond({ ':status': 200, 'content-type': 'application/grpc' }, { waitForTrailers: true });
   stream.once('wantTrailers', () => stream.sendTrailers({ 'grpc-status': '0' }));
-  stream.end(Buffer.alloc(5));
+  const head = Buffer.alloc(5);
+  head.writeUInt32BE(message.length, 1);
+  stream.end(Buffer.concat([head, message]));
 }
 
 function forward(
