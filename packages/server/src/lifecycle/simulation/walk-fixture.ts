@@ -7,6 +7,8 @@ import { hour, minute, World, type WorldOptions } from './world-fixture.js';
 export interface WalkOptions extends WorldOptions {
   /** Moves of clients, Temporal and the clock. */
   readonly moves: number;
+  /** Whether it ends with the rest in which all garbage goes (S6). Default: yes. */
+  readonly hasRest?: boolean;
 }
 
 /** What a seed is about: most have only some of the moves, so that they meet more often. */
@@ -31,14 +33,16 @@ export async function walk(options: WalkOptions): Promise<World> {
     for (let turn = 0; turn < turns && (await world.takeTurn()); turn += 1);
     if (move % 50 === 0) await world.audit();
   }
-  await rest(world);
+  await world.settle();
+  await world.audit();
+  if (options.hasRest ?? true) await rest(world);
   return world;
 }
 
 function themeOf(world: World, length: number): Theme {
   const { random } = world;
   for (const { name } of world.temporal.all) {
-    if (random.chance(0.15)) world.faults.set(name, random.pick([0.002, 0.02, 0.2]));
+    if (random.chance(0.15)) world.faults.set(name, random.pick([0.002, 0.02, 0.2, 1]));
   }
   const some = <Item>(items: readonly Item[], share: number): Item[] => items.filter(() => random.chance(share));
   const factor = (): number => random.pick([0.1, 0.5, 1, 1, 2]);

@@ -372,6 +372,7 @@ export class World {
 
   /** Lets an actor go on until it is about to make a call. `false`: it has ended without. */
   async until(actor: Actor, label: string): Promise<boolean> {
+    await quiet();
     while (!this.turns.waitsFor(actor, label)) if (!(await this.takeTurn(actor))) return false;
     return true;
   }
