@@ -31,8 +31,8 @@ export interface ClusterOptions {
   readonly deadlineMs?: number;
 }
 
-const runsPerPage = 1000;
-/** What the server allows at most; fewer when they are so large that an answer cannot be taken. */
+/** What the server allows at most; fewer when they are so large that an answer cannot be taken. Lists show memos. */
+const holdersPerPage = [1000, 100, 10, 1] as const;
 const eventsPerPage = [256, 32, 4, 1] as const;
 /** Several NotFounds in so short a time share one look at the namespace, in ms. */
 const identityFreshMs = 1000;
@@ -154,8 +154,10 @@ class GrpcNamespace implements TemporalNamespace {
     const [list = 0, ...token] = next ?? [];
     const query = list === 0 ? '' : allDivisions;
     const nextPageToken = Uint8Array.from(token);
-    const answer = await this.#ask('ListWorkflowExecutions', true, ({ workflowService }, namespace) =>
-      workflowService.listWorkflowExecutions({ namespace, pageSize: runsPerPage, nextPageToken, query }),
+    const answer = await fitting(holdersPerPage, (pageSize) =>
+      this.#ask('ListWorkflowExecutions', true, ({ workflowService }, namespace) =>
+        workflowService.listWorkflowExecutions({ namespace, pageSize, nextPageToken, query }),
+      ),
     );
     const items = oneForeign(answer.executions).map(
       ({ execution, status }): ListedRun => ({
@@ -176,15 +178,25 @@ class GrpcNamespace implements TemporalNamespace {
   }
 
   async historyBackwards(execution: RunId, next?: Uint8Array): Promise<Page<HistoryEvent> | undefined> {
-    const answer = await this.#historyPage(execution, next ?? new Uint8Array());
+    const nextPageToken = next ?? new Uint8Array();
+    const method = 'GetWorkflowExecutionHistoryReverse';
+    const answer = await fitting(eventsPerPage, (maximumPageSize) =>
+      this.#askById(method, ({ workflowService }, namespace) =>
+        workflowService.getWorkflowExecutionHistoryReverse({ namespace, execution, maximumPageSize, nextPageToken }),
+      ),
+    ).catch((error: unknown) => {
+      throw nextPageToken.length > 0 && isInvalid(causeOf(error)) ? pageLost(error) : error;
+    });
     if (answer === undefined) return undefined;
     const items = answer.history?.events ?? [];
     return answer.nextPageToken.length === 0 ? { items } : { items, next: answer.nextPageToken };
   }
 
   async listSchedules(next: Uint8Array = new Uint8Array()): Promise<Page<string>> {
-    const answer = await this.#ask('ListSchedules', true, ({ workflowService }, namespace) =>
-      workflowService.listSchedules({ namespace, maximumPageSize: runsPerPage, nextPageToken: next }),
+    const answer = await fitting(holdersPerPage, (maximumPageSize) =>
+      this.#ask('ListSchedules', true, ({ workflowService }, namespace) =>
+        workflowService.listSchedules({ namespace, maximumPageSize, nextPageToken: next }),
+      ),
     );
     const items = answer.schedules.map(({ scheduleId }) => scheduleId ?? '');
     return answer.nextPageToken.length === 0 ? { items } : { items, next: answer.nextPageToken };
@@ -194,30 +206,6 @@ class GrpcNamespace implements TemporalNamespace {
     return this.#askById('DescribeSchedule', ({ workflowService }, namespace) =>
       workflowService.describeSchedule({ namespace, scheduleId }),
     );
-  }
-
-  async #historyPage(
-    execution: RunId,
-    nextPageToken: Uint8Array,
-  ): Promise<
-    | (temporal.api.workflowservice.v1.IGetWorkflowExecutionHistoryReverseResponse & {
-        nextPageToken: Uint8Array;
-      })
-    | undefined
-  > {
-    const method = 'GetWorkflowExecutionHistoryReverse';
-    for (const [index, maximumPageSize] of eventsPerPage.entries()) {
-      try {
-        return await this.#askById(method, ({ workflowService }, namespace) =>
-          workflowService.getWorkflowExecutionHistoryReverse({ namespace, execution, maximumPageSize, nextPageToken }),
-        );
-      } catch (error) {
-        const cause = isLpsError(error) ? error.cause : error;
-        if (isTooLarge(cause) && index < eventsPerPage.length - 1) continue;
-        throw nextPageToken.length > 0 && isInvalid(cause) ? pageLost(error) : error;
-      }
-    }
-    return undefined;
   }
 
   #describeNamespace(): Promise<NamespaceDescription> {
@@ -332,6 +320,25 @@ function oneForeign<Execution extends temporal.api.workflow.v1.IWorkflowExecutio
     isFirst = false;
     return true;
   });
+}
+
+/** With the largest page whose answer is not too large. */
+async function fitting<Answer>(
+  sizes: readonly [number, ...number[]],
+  ask: (pageSize: number) => Promise<Answer>,
+): Promise<Answer> {
+  const [size, ...smaller] = sizes;
+  try {
+    return await ask(size);
+  } catch (error) {
+    const [next, ...others] = smaller;
+    if (next === undefined || !isTooLarge(causeOf(error))) throw error;
+    return fitting([next, ...others], ask);
+  }
+}
+
+function causeOf(error: unknown): unknown {
+  return isLpsError(error) ? error.cause : error;
 }
 
 function isInvalid(error: unknown): boolean {
