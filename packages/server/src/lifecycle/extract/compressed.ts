@@ -62,7 +62,10 @@ function unpacked(input: Buffer, limits: StreamLimits): Stream | 'too large' | u
     if (probe === undefined) return undefined;
   }
   const stream = attempt(input, limits.bytes);
-  if (stream === 'too large') return stream;
+  if (stream === 'too large') {
+    limits.takeBytes(limits.bytes); // so much was unpacked, in vain
+    return stream;
+  }
   // a stream that breaks late cost as much as one that does not, and another may begin at its next byte
   if (!limits.takeBytes(stream === undefined ? Math.max(0, input.length - probeBytes) : stream.output.length))
     return 'too large';

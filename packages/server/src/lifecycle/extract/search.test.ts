@@ -115,6 +115,14 @@ describe('the search is bounded', () => {
     expect(searched(text).gaps).toEqual([]);
   });
 
+  it('by what was unpacked in vain, too', () => {
+    const limits = { ...defaultLimits, unwrappedBytesPerPayload: mebibyte };
+    const budget = new Budget(limits);
+    const search = new Search({ findings: new Findings(limits), budget, depth: 4, onPayload: () => {} });
+    search.run(gzipSync(Buffer.alloc(2 * mebibyte)));
+    expect(budget.bytes).toBe(0);
+  });
+
   it('by the memory that unpacking takes', () => {
     const bomb = gzipSync(Buffer.alloc(256 * mebibyte), { level: 1 });
     const before = process.resourceUsage().maxRSS;
