@@ -13,6 +13,7 @@ import type { HolderKind, Scan } from '../packages/server/src/lifecycle/holders/
 import { runsKind } from '../packages/server/src/lifecycle/holders/runs.ts';
 import { schedulesKind } from '../packages/server/src/lifecycle/holders/schedules.ts';
 import { openCluster } from '../packages/server/src/lifecycle/temporal/cluster.ts';
+import { grpcStatus } from '../packages/server/src/lifecycle/temporal/grpc-failure.ts';
 import type {
   HistoryEvent,
   TemporalCluster,
@@ -201,6 +202,16 @@ describeWith(describe, 'holders on a real server', temporal, ({ address, namespa
     );
     expect(seen).toEqual([604, 603]);
     expect(missing(second, ['signal 600', 'signal 601'])).toEqual([]);
+
+    // a page that is lost
+    let pages = 0;
+    proxy.fault = (method) => {
+      if (method === 'GetWorkflowExecutionHistoryReverse') pages += 1;
+      return pages === 2 ? { status: grpcStatus.INVALID_ARGUMENT, message: 'Invalid NextPageToken.' } : undefined;
+    };
+    expect(missing(await watched.scan(here, id, undefined), ['signal 0', 'signal 600'])).toEqual([]);
+    proxy.fault = undefined;
+    expect(pages).toBe(5);
 
     // a cursor of another history of the same run, as after a failover
     const { task: _task, ...others } = JSON.parse(second.cursor);

@@ -49,7 +49,7 @@ const detailNames = 'temporal.api.errordetails.v1.';
 export function grpcFailure(error: unknown): GrpcFailure | undefined {
   if (!(error instanceof Error) || !('code' in error) || typeof error.code !== 'number') return undefined;
   const said = 'details' in error && typeof error.details === 'string' ? error.details : error.message;
-  return { status: error.code, message: said.replaceAll(/\s+/g, ' '), details: detailsOf(error) };
+  return { status: error.code, message: said.replaceAll(/\s+/g, ' ').trim(), details: detailsOf(error) };
 }
 
 /** `what` names cluster, call and namespace: `production: ListSchedules of payments`. */
