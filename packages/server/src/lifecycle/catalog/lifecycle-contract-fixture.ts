@@ -476,6 +476,7 @@ const reasons: Record<string, Reason> = {
   'a pin that is over': {
     give: async (key) => {
       await pinFor(`/blobs/${key.namespace}/`, 1000);
+      await pinFor(logicalKey(key), 1000);
       await harness.pass(2000);
       // what the pin has touched or revived
       await harness.pass(3 * harness.graceMs);
