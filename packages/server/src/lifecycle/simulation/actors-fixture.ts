@@ -88,36 +88,24 @@ export class Actor {
       });
   }
 
-  /** The same object, but calls of these methods wait for their turn. */
-  wrap<Target extends object>(target: Target, label: string, methods: readonly (keyof Target & string)[]): Target {
-    const wrapped: Record<string, unknown> = {};
-    for (const method of methods) {
-      const call = target[method];
-      if (typeof call !== 'function') continue;
-      wrapped[method] = (...values: unknown[]): Promise<unknown> =>
-        new Promise((resolve, reject) => {
-          const cutOff = (): void => reject(new Error('crashed'));
-          if (this.isDead) return cutOff();
-          this.#turns.waiting.push({
-            actor: this,
-            label: `${label}.${method}`,
-            cutOff,
-            run: async () => {
-              try {
-                resolve(await call.apply(target, values));
-              } catch (error) {
-                reject(error);
-              }
-            },
-          });
-        });
-    }
+  /** The same object, but calls of its methods wait for their turn: all of them, or those that are named. */
+  wrap<Target extends object>(target: Target, label: string, methods?: readonly string[]): Target {
     return new Proxy(target, {
       get: (of, property) => {
-        if (typeof property === 'string' && property in wrapped) return wrapped[property];
         const value: unknown = Reflect.get(of, property, of);
-        return typeof value === 'function' ? value.bind(of) : value;
+        if (typeof value !== 'function' || typeof property === 'symbol') return value;
+        if (methods !== undefined && !methods.includes(property)) return value.bind(of);
+        return (...values: unknown[]) => this.#call(`${label}.${property}`, async () => value.apply(of, values));
       },
+    });
+  }
+
+  #call(label: string, call: () => Promise<unknown>): Promise<unknown> {
+    return new Promise((resolve, reject) => {
+      const cutOff = (): void => reject(new Error('crashed'));
+      if (this.isDead) return cutOff();
+      const run = (): Promise<void> => call().then(resolve, reject);
+      this.#turns.waiting.push({ actor: this, label, run, cutOff });
     });
   }
 }

@@ -122,6 +122,7 @@ export const mutants: readonly Mutant[] = [
   },
   {
     name: 'an open run is read once',
+    scene: '8 only a heartbeat holds it',
     mutation: {
       lifecycle: (lifecycle) =>
         overriding(lifecycle, {

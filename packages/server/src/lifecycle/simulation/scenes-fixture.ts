@@ -164,6 +164,7 @@ export const scenes: readonly Scene[] = [
     play: async (world) => {
       const run = orders(world).start([]);
       orders(world).beginActivity(run, 'a', []);
+      await world.advance(world.times.visibilityMs);
       await finish(world, world.put(blob));
       await world.wholeRound();
       orders(world).heartbeat(run, 'a', [{ blob }]);

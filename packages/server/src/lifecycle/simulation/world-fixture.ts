@@ -83,16 +83,7 @@ export interface Leader {
   readonly abort: AbortController;
 }
 
-const leaderStoreCalls = ['put', 'get', 'head', 'delete'] as const;
-const temporalCalls = [
-  ...(['describe', 'listRuns', 'describeRun', 'historyBackwards', 'listSchedules', 'describeSchedule'] as const),
-] as const;
-const catalogCalls = ['begin', 'commit', 'abandon', 'lookup', 'lookupMany', 'touch', 'adopt', 'markDamaged'] as const;
-const lifecycleCalls = [
-  ...(['now', 'knowNamespace', 'knownNamespaces', 'beginMark', 'noteHolders', 'saveScan', 'unseenHolders'] as const),
-  ...(['unscannedHolders', 'markGone', 'forgetGone', 'endMark', 'marksOf', 'candidates', 'quarantine'] as const),
-  ...(['condemned', 'retire', 'retired', 'objectDeleted', 'blobNamespaces', 'nextRound', 'brakes', 'brake'] as const),
-] as const;
+const storeCalls = ['put', 'get', 'head', 'delete'];
 
 export class World {
   readonly seed: number;
@@ -215,8 +206,8 @@ export class World {
     const actor = new Actor(name, this.turns);
     this.clients.add(actor);
     const { catalog, store } = this;
-    const service = catalogued(actor.wrap(store, 'store', leaderStoreCalls), {
-      catalog: actor.wrap(this.#leasing(catalog, actor), 'catalog', catalogCalls),
+    const service = catalogued(actor.wrap(store, 'store', storeCalls), {
+      catalog: actor.wrap(this.#leasing(catalog, actor), 'catalog'),
       alarms: { raise: () => undefined },
       renewMs: 2 ** 31 - 1,
     });
@@ -324,14 +315,14 @@ export class World {
     const fence = await this.parts.lead();
     const actor = new Actor(`leader ${fence.epoch}`, this.turns);
     const { mutation = {} } = this.#options;
-    const lifecycle = actor.wrap(this.#observedLifecycle(this.parts.lifecycle), 'lifecycle', lifecycleCalls);
+    const lifecycle = actor.wrap(this.#observedLifecycle(this.parts.lifecycle), 'lifecycle');
     const { temporal } = this;
     const cluster: TemporalCluster = {
       name: temporal.name,
       namespaces: async () =>
         temporal.all.map((namespace) => {
           const failing = this.#failing(namespace, fence);
-          return actor.wrap(mutation.temporal?.(failing, this) ?? failing, 'temporal', temporalCalls);
+          return actor.wrap(mutation.temporal?.(failing, this) ?? failing, 'temporal');
         }),
       close: async () => undefined,
     };
@@ -339,7 +330,7 @@ export class World {
     const { graceMs, quarantineMs, visibilityMs, lingerMs } = { ...this.times, ...mutation.times };
     const collection = new Collection({
       ...{ catalog: lifecycle, catalogId: this.catalog.id, log: silent, maxShare: 1, retention: new Map() },
-      store: actor.wrap(this.#observedStore(this.store), 'store', leaderStoreCalls),
+      store: actor.wrap(this.#observedStore(this.store), 'store', storeCalls),
       clusters: [{ cluster, kinds, blobNamespaces: ['orders', 'billing'], isIsolated: mutation.isIsolated ?? false }],
       times: { graceMs, quarantineMs, visibilityMs, lingerMs },
       acting: new Set(['orders', 'billing']),
