@@ -122,7 +122,6 @@ export const mutants: readonly Mutant[] = [
   },
   {
     name: 'an open run is read once',
-    scene: '8 only a heartbeat holds it',
     mutation: {
       lifecycle: (lifecycle) =>
         overriding(lifecycle, {

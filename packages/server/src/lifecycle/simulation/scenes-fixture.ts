@@ -1,6 +1,7 @@
 /**
  * The interleavings that are known to be dangerous, each as a small play in the simulated world (gc.md lists them by these
- * numbers). The world's oracle looks at every decision meanwhile; a play says what must have become of its blob.
+ * numbers; 15, cached answers, and 18, takedowns, are not among them). The world's oracle looks at every decision
+ * meanwhile; a play says what must have become of its blob.
  */
 import { parseKey } from '@large-payload/core';
 import { allBlobs, type SimBlob } from './blobs-fixture.js';
@@ -306,6 +307,29 @@ export const scenes: readonly Scene[] = [
       restore();
       await collectFor(world, 3 * world.times.quarantineMs);
       await expectState(world, 'live');
+    },
+  },
+  {
+    name: '17 leaders crash, each one step later than the one before',
+    play: async (world) => {
+      await finish(world, world.put(other));
+      orders(world).start([{ blob: other }]);
+      for (let steps = 1; steps <= 40; steps += 1) {
+        const row = await world.parts.catalog.lookup(parseKey(blob.key));
+        if (row === undefined || row.state === 'gone') await finish(world, world.put(blob));
+        const leader = await world.beginRound();
+        for (let step = 0; step < steps && (await world.takeTurn(leader)); step += 1);
+        world.turns.crash(leader);
+        await world.lead();
+        await mark(world);
+        await world.turns.arrive();
+        await world.audit();
+        await world.advance(world.times.graceMs / 3);
+      }
+      await collectFor(world, world.times.graceMs + 3 * world.times.quarantineMs);
+      await expectState(world, 'gone');
+      await expectState(world, 'live', other);
+      world.expect(await world.compare(), 1, 'blobs that are there');
     },
   },
   {

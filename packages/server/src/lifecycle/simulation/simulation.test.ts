@@ -9,7 +9,7 @@ import { openMemory } from './catalogs-fixture.js';
 import { walk } from './walk-fixture.js';
 
 const only = process.env.LPS_TEST_SEED;
-const seeds = only === undefined ? scaled({ usual: 1500, long: 12_000 }) : 1;
+const seeds = only === undefined ? scaled({ usual: 5000, long: 12_000 }) : 1;
 const first = Number(only ?? 1);
 
 describe('the collection in a simulated world, in memory', () => {

@@ -1,4 +1,5 @@
 /** One run of the simulated world from a seed: moves of everybody at random, and then a rest in which all garbage must go. */
+import { quiet } from './actors-fixture.js';
 import { allBlobs, type SimBlob } from './blobs-fixture.js';
 import type { Carried, ModelNamespace, ModelRun } from './temporal-model-fixture.js';
 import { carriedBy } from './temporal-model-fixture.js';
@@ -59,14 +60,16 @@ function themeOf(world: World, length: number): Theme {
 type Move = readonly [weight: number, run: (world: World, theme: Theme) => unknown];
 
 const moves: readonly Move[] = [
-  [3, (world, { pool }) => world.put(world.random.pick(pool))],
-  [1.5, (world, { pool }) => world.head(world.random.pick(pool))],
+  [1.5, (world, { pool }) => world.put(world.random.pick(pool))],
+  [1, (world, { pool }) => world.head(world.random.pick(pool))],
   [0.5, (world, { pool }) => world.stat(world.random.pick(pool))],
-  [1.5, (world, { pool }) => world.get(world.random.pick(pool))],
+  [1, (world, { pool }) => world.get(world.random.pick(pool))],
   [14, temporalMove],
   [7, pass],
   [1.5, stallNearGrace],
   [1.5, resetNearRetention],
+  [4, uploadAndUse],
+  [3, pairOfRounds],
   [0.3, crashLeader],
   [0.3, (world) => world.lead()],
   [0.2, crashClient],
@@ -77,7 +80,7 @@ const moves: readonly Move[] = [
 ];
 
 async function makeMove(world: World, theme: Theme, move: number): Promise<void> {
-  if (move >= theme.firstRound && world.random.chance(0.12)) return round(world);
+  if (move >= theme.firstRound && world.random.chance(0.06)) return round(world);
   const weights = theme.moves.reduce((sum, [weight]) => sum + weight, 0);
   let at = world.random.next() * weights;
   for (const [weight, run] of theme.moves) {
@@ -100,7 +103,7 @@ async function pass(world: World): Promise<void> {
         visibilityMs,
         random.below(random.chance(0.1) ? graceMs : hour),
       ])
-    : random.pick([25 * minute, 25 * minute, 40 * minute, 2 * hour, random.below(graceMs), Math.round(graceMs / 2)]);
+    : random.pick([25 * minute, 40 * minute, 2 * hour, random.below(graceMs), Math.round(graceMs / 2), graceMs]);
   world.note(`pass ${Math.round(ms / minute)} min`);
   await world.advance(ms);
 }
@@ -116,6 +119,32 @@ async function stallNearGrace(world: World): Promise<void> {
   if (!world.isPromised(blob)) return;
   world.note(`start with ${blob.name}`);
   world.random.pick(world.temporal.all).start([{ blob }]);
+}
+
+/** As most claims come to be: nobody touches the blob again. */
+async function uploadAndUse(world: World, { pool, temporalMoves: named }: Theme): Promise<void> {
+  const blob = world.random.pick(pool);
+  await world.settle(world.put(blob));
+  if (!world.isPromised(blob)) return;
+  const namespace = world.random.pick(world.temporal.all);
+  const [name, run] = world.random.pick(named);
+  const what = run(world, namespace, () => [{ blob }]);
+  if (what !== undefined) world.note(`${namespace.name}: ${name} ${what}`);
+}
+
+/** Marks that belong together, while Temporal goes on. */
+async function pairOfRounds(world: World, theme: Theme): Promise<void> {
+  if (world.moves < theme.firstRound) return;
+  for (const _ of [1, 2]) {
+    const leader = world.leader ?? (await world.lead());
+    if (leader.actor.isDead || leader.actor.isBusy) return;
+    world.round(leader);
+    await quiet();
+    for (let turn = 0; turn < 400 && leader.actor.isBusy && (await world.takeTurn()); turn += 1) {
+      if (world.random.chance(0.02)) temporalMove(world, theme);
+    }
+    await world.advance(2 * world.times.visibilityMs + world.random.below(10 * minute));
+  }
 }
 
 /** A closed run is reset at the last moment at which it can be. */
