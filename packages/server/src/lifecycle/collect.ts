@@ -171,9 +171,19 @@ export class Collection {
   async #lookForRevived(): Promise<void> {
     const { catalog } = this.#options;
     const now = await catalog.now();
-    const brake = this.#since === undefined ? undefined : await revived(catalog, this.#since);
+    const since = this.#since ?? (await this.#lastRound());
+    const brake = since === undefined ? undefined : await revived(catalog, since);
     this.#since = now;
     if (brake !== undefined) await this.#brake(brake);
+  }
+
+  /** When the last round of whoever led before began to mark: what was revived since then, nobody has seen. */
+  async #lastRound(): Promise<Date | undefined> {
+    const { catalog } = this.#options;
+    const known = await catalog.knownNamespaces();
+    const latest = (await Promise.all(known.map((one) => catalog.marksOf(one, 1)))).flat();
+    if (latest.length === 0) return undefined;
+    return new Date(Math.min(...latest.map(({ startedAt }) => startedAt.getTime())));
   }
 
   async #brake(brake: Omit<Brake, 'since'>): Promise<void> {

@@ -392,6 +392,28 @@ export const scenes: readonly Scene[] = [
     },
   },
   {
+    name: 'undelete brings back what is quarantined, and its time begins anew',
+    play: async (world) => {
+      await condemned(world);
+      await world.undelete(blob);
+      await mark(world);
+      await expectState(world, 'live');
+      await collectFor(world, world.times.graceMs + 3 * world.times.quarantineMs);
+      await expectState(world, 'gone');
+    },
+  },
+  {
+    name: 'a read of what is quarantined stops the collection, whoever leads then',
+    play: async (world) => {
+      await quarantined(world);
+      await finish(world, world.get(blob));
+      await world.lead();
+      await mark(world);
+      const kinds = (await world.parts.lifecycle.brakes()).map(({ kind }) => kind);
+      world.expect(kinds.includes('revived'), true, 'whether the collection has stopped');
+    },
+  },
+  {
     name: 'two upload the same blob, and one of them stalls for longer than it takes to collect',
     play: async (world) => {
       const slow = world.put(blob);

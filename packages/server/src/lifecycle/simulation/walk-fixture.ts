@@ -74,6 +74,7 @@ const moves: readonly Move[] = [
   [0.3, (world) => world.lead()],
   [0.2, crashClient],
   [0.4, pins],
+  [0.3, (world, { pool }) => world.undelete(world.random.pick(pool))],
   [1, (world) => world.turns.arrive()],
   [1, (world) => world.expireLeases()],
   [1, release],

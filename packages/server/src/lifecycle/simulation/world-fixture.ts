@@ -298,6 +298,17 @@ export class World {
     this.pinned.delete(id);
   }
 
+  /** What comes back has the same bytes (S5), and is protected. */
+  async undelete(blob: SimBlob): Promise<void> {
+    this.note(`undelete ${blob.name}`);
+    const row = await this.parts.lifecycle.undelete(parseKey(blob.key));
+    if (row === undefined) return;
+    this.promise(blob, row.protectedUntil);
+    const found = await this.store.get(row.physicalKey);
+    const isSame = found !== undefined && isBytes(found.body) && digestOf(found.body) === blob.digest;
+    if (!isSame || row.state !== 'live') this.fail('S5', `${blob.name} has come back as something else`);
+  }
+
   async expireLeases(): Promise<void> {
     const sizeOf = async (key: string): Promise<number | undefined> => (await this.store.head(key))?.size;
     await this.parts.catalog.sweepLeases(sizeOf, 100);
