@@ -27,7 +27,7 @@ describe('refused are', () => {
   });
 });
 
-it('a pin is made, listed and removed; a lost catalog gets it back', async () => {
+it('a pin is made, listed and removed; a lost catalog gets it back, and so does an imported one', async () => {
   const site = place.onStore();
   expect(await place.lps(['catalog', 'reconcile', ...site])).toMatchObject({ code: 0 });
   const made = await place.lps(['pin', 'add', '/blobs/orders/', '--reason', 'case 4711', ...site]);
@@ -58,6 +58,13 @@ it('a pin is made, listed and removed; a lost catalog gets it back', async () =>
   const again = await place.lps(['catalog', 'reconcile', '--take-over', await lostId(), ...site]);
   expect(again).toMatchObject({ code: 0 });
   expect(again.out).toContain('1 pin');
+  expect(await list()).toEqual([line]);
+
+  const file = join(place.dir, 'catalog.jsonl');
+  expect(await place.lps(['catalog', 'export', '--output', file, ...site])).toMatchObject({ code: 0 });
+  await rm(join(place.dir, 'data', 'postgres'), { recursive: true });
+  const imported = await place.lps(['catalog', 'import', file, ...site]);
+  expect(imported).toMatchObject({ code: 0, err: expect.stringContaining('1 pin taken over from the store') });
   expect(await list()).toEqual([line]);
 });
 
