@@ -100,11 +100,7 @@ async function start(
     log: logger,
     replicaTimeoutMs: config.replicaTimeoutMs,
     retentionMs: config.workflowRetentionMs,
-    tasks: [
-      sweepLeasesTask(store, catalog, logger),
-      ...access.tasks,
-      ...(collection.task === undefined ? [] : [collection.task]),
-    ],
+    tasks: [sweepLeasesTask(store, catalog, logger), ...access.tasks, ...collection.tasks],
     onStranded(byVersion) {
       metrics.alarm('workflows_stranded');
       logger.error(

@@ -2,7 +2,7 @@
 
 /**
  * `read`   blobs, by key, and what is listed          `decode`  the codec server: payloads as people read them
- * `write`  blobs, and `/encode`                        `admin`   workflows, takedowns, pins, the collection
+ * `write`  blobs, pins and `/encode`                   `admin`   workflows, takedowns, the collection
  *
  * None of them includes another.
  */

@@ -15,13 +15,14 @@ import type { LifecycleTimes } from './permission.js';
 
 export interface OpenedCollection {
   readonly catalog: LifecycleCatalog;
-  /** Absent when nothing says who may hold blobs. */
-  readonly task?: LeaderTask;
+  /** Rounds are among them only when something says who may hold blobs. */
+  readonly tasks: readonly LeaderTask[];
   close(): Promise<void>;
 }
 
 /** How often the leader looks whether a round is due. */
 const pollMs = 5000;
+const foldMs = 60_000;
 
 /** From the settings. D: two rounds, should the marks of each take as long as the time between them, and 2V. */
 export function timesOf(config: Config): LifecycleTimes {
@@ -43,8 +44,10 @@ export async function openCollection(
     ...{ url: databaseUrl, schema, graceMs, maxConnections: collectionPoolSize },
     log: (line) => log.warn(line),
   });
+  watchCollection(catalog, metrics.registry);
   const retention = retentionOf(config);
-  if (config.clusters === undefined && retention.size === 0) return { catalog, close: () => catalog.close() };
+  if (config.clusters === undefined && retention.size === 0)
+    return { catalog, tasks: [foldTask(catalog)], close: () => catalog.close() };
   for (const [blobNamespace, keptMs] of retention) {
     const days = keptMs / 86_400_000;
     log.warn({ blobNamespace }, `blobs go ${days} d after their last use, also those that a workflow still holds`);
@@ -62,11 +65,10 @@ export async function openCollection(
     maxShare: config.collectMaxPercent / 100,
     checkStore: () => lifecycleRule(store, config),
   });
-  watchCollection(catalog, metrics.registry);
-  const task = roundsTask(collection, catalog, config, log);
+  const tasks = [foldTask(catalog), roundsTask(collection, catalog, config, log)];
   return {
     catalog,
-    task,
+    tasks,
     async close() {
       await Promise.all(clusters.map(({ cluster }) => cluster.close()));
       await catalog.close();
@@ -104,6 +106,17 @@ async function openClusters(config: Config, path: string): Promise<AskedCluster[
       kinds: [runsKind(extractor), schedulesKind(extractor)],
     };
   });
+}
+
+/** Every change of a blob leaves a row to be folded into the sums: somebody has to, whether they are read or not. */
+function foldTask(catalog: LifecycleCatalog): LeaderTask {
+  return {
+    name: 'counting blobs by state',
+    everyMs: foldMs,
+    async run() {
+      await catalog.sums();
+    },
+  };
 }
 
 function roundsTask(
