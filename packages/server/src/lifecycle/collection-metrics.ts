@@ -1,7 +1,10 @@
 /** What a monitor of the collection wants to know, read from the catalog when it asks: every replica tells the same. */
+import { setTimeout as delay } from 'node:timers/promises';
 import { Gauge, type Registry } from 'prom-client';
 import { nameOf } from './brakes.js';
 import type { LifecycleCatalog } from './lifecycle-catalog.js';
+
+const patienceMs = 2000;
 
 /** While Postgres does not answer, the last numbers stand. */
 export function watchCollection(catalog: LifecycleCatalog, registry: Registry): void {
@@ -28,6 +31,7 @@ export function watchCollection(catalog: LifecycleCatalog, registry: Registry): 
     ...{ name: 'lps_collection_brakes', help: 'What has stopped the collection until a person looks' },
     ...{ labelNames: ['kind'], registers },
   });
+  let reading: Promise<void> | undefined;
   const refresh = async (): Promise<void> => {
     for (const namespace of await catalog.knownNamespaces()) {
       const [last, ...earlier] = await catalog.marksOf(namespace, 50);
@@ -47,13 +51,18 @@ export function watchCollection(catalog: LifecycleCatalog, registry: Registry): 
     help: 'Quarantined blobs that were read within the last day: holders that were missed',
     registers,
     async collect() {
-      try {
+      const read = async (): Promise<void> => {
         const dayAgo = new Date((await catalog.now()).getTime() - 86_400_000);
         this.set(await catalog.revivedSince(dayAgo));
         await refresh();
-      } catch {
-        // asked again
-      }
+      };
+      // the other metrics do not wait for Postgres
+      reading ??= read()
+        .catch(() => undefined)
+        .finally(() => {
+          reading = undefined;
+        });
+      await Promise.race([reading, delay(patienceMs, undefined, { ref: false })]);
     },
   });
 }
