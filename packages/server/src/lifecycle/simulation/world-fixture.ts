@@ -161,8 +161,7 @@ export class World {
     this.moves += 1;
     this.lastMoves.push(move);
     if (this.lastMoves.length > 12) this.lastMoves.shift();
-    if (process.env.LPS_TEST_TRACE !== undefined)
-      console.log(`${this.moves} ${new Date(this.now).toISOString()} ${move}`);
+    if (process.env.LPS_TEST_TRACE === 'all') console.log(`${this.moves} ${new Date(this.now).toISOString()} ${move}`);
   }
 
   fail(invariant: string, text: string): never {
