@@ -32,11 +32,11 @@ describe('the collection in a simulated world, on PostgreSQL', () => {
     let deleted = 0;
     const began = Date.now();
     for (let seed = first; seed < first + seeds; seed += 1) {
-      const { counts } = await walk({ seed, openCatalog: opened.openCatalog, moves: 50, hasRest: seed % 3 === 1 });
+      const { counts } = await walk({ seed, openCatalog: opened.openCatalog, moves: 40, hasRest: seed % 4 === 1 });
       deleted += counts.deleted;
     }
     say(`${((1000 * seeds) / (Date.now() - began)).toFixed(1)} seeds/s: deleted ${deleted}`);
-    if (only === undefined) expect(deleted).toBeGreaterThan(seeds / 2);
+    if (only === undefined) expect(deleted).toBeGreaterThan(seeds / 4);
   });
 
   it.each(scenes.map((scene) => [scene.name, scene] as const))('%s', async (_name, scene) => {

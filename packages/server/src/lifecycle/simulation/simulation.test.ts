@@ -30,4 +30,12 @@ describe('the collection in a simulated world, in memory', () => {
     // a world in which nothing goes proves nothing
     if (only === undefined) expect(sums.get('deleted')).toBeGreaterThan(seeds);
   });
+
+  it('is the same world again for the same seed', async () => {
+    const told = async (): Promise<unknown> => {
+      const world = await walk({ seed: 7, openCatalog: openMemory, moves: 150 });
+      return { counts: world.counts, now: world.now, lastMoves: world.lastMoves };
+    };
+    expect(await told()).toEqual(await told());
+  });
 });
