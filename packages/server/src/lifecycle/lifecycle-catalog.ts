@@ -55,7 +55,7 @@ export interface Mark {
 /** What permits a sweep of one blob namespace: touches before `untouchedSince` do not count, edges and pins do. */
 export interface Permission {
   readonly blobNamespace: string;
-  /** M1.start − G, of the earliest M1. */
+  /** M1.start − G, of the earliest M1, less the time by which a touch may be late. */
   readonly untouchedSince: Date;
   /** M1.start, of the earliest M1: only what was quarantined before it may be retired, so both marks are fresh. */
   readonly firstMarkStartedAt: Date;

@@ -2,7 +2,7 @@
  * What a pair of complete marks permits (gc.md, rule 4). Pure: every decision about time is here.
  *
  *   ──M1.start──M1.end────≥ 2V────M2.start──M2.end──►         M2.end − M1.start + V < R
- *        └ G before it: what was touched since then is kept
+ *        └ G before it, and what a touch may be late: what was touched since then is kept
  */
 import type { Mark, NamespaceName, Permission } from './lifecycle-catalog.js';
 
@@ -45,10 +45,15 @@ export function permissionFor(
     permission: {
       blobNamespace,
       firstMarkStartedAt,
-      untouchedSince: new Date(firstMarkStartedAt.getTime() - times.graceMs),
+      untouchedSince: new Date(firstMarkStartedAt.getTime() - times.graceMs - unwrittenMs(times)),
       marks: pairs.flatMap(({ first, second }) => [first.id, second.id]),
     },
   };
+}
+
+/** How much later than written down a blob may have been used: a touch is skipped, and a cache node's forwarded, for so long. */
+function unwrittenMs({ graceMs }: LifecycleTimes): number {
+  return 2 * Math.min(3_600_000, graceMs / 24);
 }
 
 interface Pair {

@@ -182,7 +182,7 @@ export const scenes: readonly Scene[] = [
       namespace.beginActivity(run, 'a', []);
       await finish(world, world.put(blob));
       namespace.heartbeat(run, 'a', [{ blob }]);
-      await world.advance(world.times.graceMs + hour);
+      await world.advance(world.times.graceMs + 4 * hour);
       const leader = await stopAt(world, label);
       namespace.endActivity(run, 'a', [], 'timed out');
       await world.settle(leader);
@@ -225,7 +225,7 @@ export const scenes: readonly Scene[] = [
       const namespace = orders(world);
       await finish(world, world.put(blob));
       namespace.setSchedule('s', [{ blob }]);
-      await world.advance(world.times.graceMs + hour);
+      await world.advance(world.times.graceMs + 4 * hour);
       await mark(world);
       namespace.lateMs = world.times.visibilityMs;
       namespace.fire('s');
@@ -383,7 +383,7 @@ export const scenes: readonly Scene[] = [
     play: async (world) => {
       await finish(world, world.put(blob));
       await world.pin(blob);
-      await world.advance(world.times.graceMs + hour);
+      await world.advance(world.times.graceMs + 4 * hour);
       await collectFor(world, 2 * world.times.quarantineMs);
       await expectState(world, 'live');
       for (const id of [...world.pinned.keys()]) await world.unpin(id);
@@ -431,7 +431,7 @@ export const scenes: readonly Scene[] = [
       await finish(world, world.put(blob));
       billing.start([{ blob }]);
       world.faults.set('billing', 1);
-      await world.advance(world.times.graceMs + hour);
+      await world.advance(world.times.graceMs + 4 * hour);
       await collectFor(world, 2 * world.times.quarantineMs);
       await expectState(world, 'live');
     },
@@ -443,7 +443,7 @@ export const scenes: readonly Scene[] = [
       const parent = billing.start([]);
       await finish(world, world.put(blob));
       const child = namespace.start([{ blob }], { parent });
-      await world.advance(world.times.graceMs + hour);
+      await world.advance(world.times.graceMs + 4 * hour);
       await mark(world);
       await mark(world);
       world.faults.set('billing', 1);
@@ -459,7 +459,7 @@ export const scenes: readonly Scene[] = [
       const [, billing] = world.temporal.all as readonly [ModelNamespace, ModelNamespace];
       await finish(world, world.put(blob));
       billing.start([{ blob, sealed: true }]);
-      await world.advance(world.times.graceMs + hour);
+      await world.advance(world.times.graceMs + 4 * hour);
       await collectFor(world, 2 * world.times.quarantineMs);
       await expectState(world, 'live');
     },
@@ -469,7 +469,7 @@ export const scenes: readonly Scene[] = [
     play: async (world) => {
       await finish(world, world.put(blob));
       orders(world).start([{ blob, sealed: true }]);
-      await world.advance(world.times.graceMs + hour);
+      await world.advance(world.times.graceMs + 4 * hour);
       await collectFor(world, 2 * world.times.quarantineMs);
       await expectState(world, 'live');
     },
@@ -499,7 +499,7 @@ async function mark(world: World): Promise<void> {
 /** A blob that nobody refers to, older than the grace. */
 async function garbage(world: World): Promise<void> {
   await finish(world, world.put(blob));
-  await world.advance(world.times.graceMs + hour);
+  await world.advance(world.times.graceMs + 4 * hour);
 }
 
 async function quarantined(world: World): Promise<void> {
@@ -536,7 +536,7 @@ async function collectFor(world: World, ms: number): Promise<void> {
 async function oldRun(world: World): Promise<ReturnType<ModelNamespace['start']>> {
   await finish(world, world.put(blob));
   const run = orders(world).start([{ blob }]);
-  await world.advance(world.times.graceMs + hour);
+  await world.advance(world.times.graceMs + 4 * hour);
   return run;
 }
 
