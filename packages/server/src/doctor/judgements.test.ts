@@ -13,6 +13,7 @@ import type { PostgresFacts } from './postgres-facts.js';
 import { judgeProject } from './project.js';
 import type { InstalledPackage } from './project-graph.js';
 import { judgeRuntime, type RuntimeFacts } from './runtime.js';
+import { judgeSettings } from './settings.js';
 import { isAtLeast } from './versions.js';
 
 const MiB = 1024 * 1024;
@@ -29,6 +30,20 @@ function problems(findings: readonly Finding[]): string[] {
 function seen(findings: readonly Finding[]): string {
   return findings.map((finding) => finding.seen).join('\n');
 }
+
+describe('who may call', () => {
+  const tls = { LPS_TLS_CERT: 'crt', LPS_TLS_KEY: 'key' };
+  it.each([
+    ['on loopback', {}, []],
+    ['beyond, nobody is asked', { LPS_INSECURE: 'true' }, ['warn settings.access']],
+    ['beyond, tokens in the clear', { LPS_INSECURE: 'true', LPS_AUTH: 'required' }, ['warn settings.access']],
+    ['beyond, with TLS', { LPS_AUTH: 'required', ...tls }, []],
+    ['beyond, behind a proxy', { LPS_AUTH: 'required', LPS_TLS_TERMINATED_UPSTREAM: 'true' }, []],
+  ])('%s', (title, env, expected) => {
+    const host = title === 'on loopback' ? {} : { LPS_HOST: '0.0.0.0' };
+    expect(problems(judgeSettings(config({ ...host, ...env })))).toEqual(expected);
+  });
+});
 
 describe('the runtime', () => {
   const good: RuntimeFacts = {

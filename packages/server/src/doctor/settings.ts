@@ -12,16 +12,23 @@ export function judgeSettings(config: Config): Finding[] {
   return [ok('settings.valid', 'the settings are right'), ...access(config), ...memoryStore(config)];
 }
 
-function access({ host, port }: Config): Finding[] {
-  if (isLoopback(host)) return [ok('settings.access', `listens on ${host}:${port}, this machine only`)];
-  const seen = `listens on ${host}:${port} and asks nobody who they are: whoever reaches it reads and writes every blob`;
-  return [
-    warn(
-      'settings.access',
-      seen,
-      'let only your workers reach the port (firewall, network policy), or listen on 127.0.0.1',
-    ),
-  ];
+function access({ host, port, auth, tlsCert, tlsTerminatedUpstream }: Config): Finding[] {
+  const place = `listens on ${host}:${port}`;
+  if (isLoopback(host)) return [ok('settings.access', `${place}, this machine only`)];
+  if (auth === 'none') {
+    const todo = 'add --auth required and TLS, or let only your workers reach the port (firewall, network policy)';
+    return [
+      warn(
+        'settings.access',
+        `${place} and asks nobody who they are: whoever reaches it reads and writes every blob`,
+        todo,
+      ),
+    ];
+  }
+  if (tlsCert !== undefined || tlsTerminatedUpstream)
+    return [ok('settings.access', `${place}, with authentication and TLS`)];
+  const todo = 'add --tls-cert and --tls-key, or a proxy that does TLS and --tls-terminated-upstream';
+  return [warn('settings.access', `${place}: tokens cross the network in the clear`, todo)];
 }
 
 function memoryStore({ store }: Config): Finding[] {
