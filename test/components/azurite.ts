@@ -79,7 +79,9 @@ export async function openContainer(azurite: Azurite, name: string = azurite.con
 
 async function openService({ connectionString }: Azurite): Promise<BlobServiceClient> {
   const sdk = await import('@azure/storage-blob');
-  return sdk.BlobServiceClient.fromConnectionString(connectionString, { retryOptions: { maxTries: 1 } });
+  // Azurite closes idle connections after 5 s, and a large upload on one of those breaks off
+  const options = { retryOptions: { maxTries: 1 }, keepAliveOptions: { enable: false } };
+  return sdk.BlobServiceClient.fromConnectionString(connectionString, options);
 }
 
 function azuriteScript(): string | undefined {
