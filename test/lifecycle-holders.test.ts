@@ -409,7 +409,9 @@ describeWith(describe, 'holders on a real server', temporal, ({ address, namespa
       clock: { monotonicMs: () => clock.ms, epochMs: () => Date.now(), sleep: async () => undefined },
     });
     const there = await only(other);
-    const { namespaceId } = await there.describe();
+    // the server's parts learn of a namespace one after the other
+    const described = () => until('the namespace', () => there.describe().catch(() => undefined));
+    const { namespaceId } = await described();
     const id = `gone\n${randomUUID()}`;
     expect(await runs.scan(there, id, undefined)).toBeUndefined();
 
@@ -426,7 +428,7 @@ describeWith(describe, 'holders on a real server', temporal, ({ address, namespa
       message: expect.stringContaining(`the namespace is not the one that it was: its id is `),
     });
     await expect(schedules.scan(there, 'gone', undefined)).rejects.toMatchObject({ code: 'TEMPORAL_REFUSED' });
-    expect((await there.describe()).namespaceId).not.toBe(namespaceId);
+    expect((await described()).namespaceId).not.toBe(namespaceId);
     expect(await runs.scan(there, id, undefined)).toBeUndefined();
     await other.close();
   });
