@@ -13,9 +13,9 @@ import { requireOwner } from '../bucket-owner.js';
 import { brakesOn, lostHolders, revived, smallerConfiguration } from './brakes.js';
 import type { HolderKind } from './holders/holder-kind.js';
 import { type AnsweringCluster, type JudgeOptions, judge } from './judge.js';
-import type { Brake, Fence, LifecycleCatalog, NamespaceName } from './lifecycle-catalog.js';
-import { failedMark, type MarkOutcome, markNamespace } from './mark.js';
-import type { LifecycleTimes } from './permission.js';
+import type { Brake, Fence, LifecycleCatalog, Mark, NamespaceName } from './lifecycle-catalog.js';
+import { failedMark, markNamespace } from './mark.js';
+import { type LifecycleTimes, lingerOf } from './permission.js';
 import { beginRound } from './rounds.js';
 import { deleteRetired, planSweep, type SweepPlan, sweep, tooMuch } from './sweep.js';
 import type { TemporalCluster, TemporalNamespace } from './temporal-api.js';
@@ -63,8 +63,6 @@ const marksKept = 50;
 export class Collection {
   readonly #options: CollectionOptions;
   readonly #judging: JudgeOptions;
-  /** When the last round began, by the catalog's clock: what was revived since then is new. */
-  #since: Date | undefined;
 
   constructor(options: CollectionOptions) {
     this.#options = options;
@@ -76,10 +74,11 @@ export class Collection {
   async round(fence: Fence, signal: AbortSignal): Promise<RoundReport> {
     const { catalog, store, catalogId, times } = this.#options;
     await requireOwner(store, catalogId);
+    // before the next round is on record: a leader that dies in between is followed by one that looks again
+    await this.#lookForRevived();
     if (!(await beginRound(catalog, store, fence, catalogId))) {
       await this.#brake({ kind: 'database_restored', reason: 'the database is older than the store' });
     }
-    await this.#lookForRevived();
     await this.#mark(fence, signal);
     const broken = await this.#options.checkStore?.();
     if (broken !== undefined) await this.#brake({ kind: 'lifecycle_rule', reason: broken });
@@ -88,7 +87,7 @@ export class Collection {
       namespaces.push(await this.#sweep(blobNamespace, fence, signal));
     }
     const deleted = await this.#deleteRetired(signal);
-    await catalog.forgetGone(times.lingerMs, 10_000);
+    await catalog.forgetGone(lingerOf(times, await this.#lastMarks()), 10_000);
     return { namespaces, deleted };
   }
 
@@ -123,13 +122,11 @@ export class Collection {
     signal: AbortSignal,
   ): Promise<void> {
     const { catalog, log } = this.#options;
-    const outcome: MarkOutcome = await markNamespace({ catalog, fence, namespace, kinds, signal });
+    const { mark, identityChanged } = await markNamespace({ catalog, fence, namespace, kinds, signal });
     const name = `${namespace.cluster}/${namespace.name}`;
-    if (outcome.mark === undefined) return void log.warn({ namespace: name, problem: outcome.problem }, 'no mark');
-    const { mark, identityChanged } = outcome;
     const { isComplete, gaps, holders, scanned } = mark;
     log[isComplete ? 'info' : 'warn']({ namespace: name, isComplete, gaps, holders, scanned }, 'a mark has ended');
-    if (identityChanged !== undefined) {
+    if (identityChanged) {
       await this.#brake({ kind: 'identity_changed', reason: `${name}: ${gaps.join('; ')}` });
     }
     const before = (await catalog.marksOf(mark.namespace, marksKept)).find(
@@ -159,31 +156,26 @@ export class Collection {
     return { blobNamespace, isActing, missing: [], plan };
   }
 
+  /** What was decided long ago waits as well, while anything stops all namespaces: it cannot be taken back. */
   async #deleteRetired(signal: AbortSignal): Promise<{ blobs: number; bytes: number }> {
     const { catalog, store, catalogId } = this.#options;
-    const paused = brakesOn(await catalog.brakes(), '').some(
-      ({ kind }) => kind === 'paused' || kind === 'database_restored',
-    );
-    if (paused) return { blobs: 0, bytes: 0 };
+    const isStopped = (await catalog.brakes()).some(({ blobNamespace }) => blobNamespace === undefined);
+    if (isStopped) return { blobs: 0, bytes: 0 };
     return deleteRetired({ catalog, store, signal, mayDelete: () => requireOwner(store, catalogId) });
   }
 
+  /** Since the last round began, whoever led then. */
   async #lookForRevived(): Promise<void> {
     const { catalog } = this.#options;
-    const now = await catalog.now();
-    const since = this.#since ?? (await this.#lastRound());
-    const brake = since === undefined ? undefined : await revived(catalog, since);
-    this.#since = now;
+    const { beganAt } = await catalog.roundTimes();
+    const brake = beganAt === undefined ? undefined : await revived(catalog, beganAt);
     if (brake !== undefined) await this.#brake(brake);
   }
 
-  /** When the last round of whoever led before began to mark: what was revived since then, nobody has seen. */
-  async #lastRound(): Promise<Date | undefined> {
+  async #lastMarks(): Promise<Mark[]> {
     const { catalog } = this.#options;
     const known = await catalog.knownNamespaces();
-    const latest = (await Promise.all(known.map((one) => catalog.marksOf(one, 1)))).flat();
-    if (latest.length === 0) return undefined;
-    return new Date(Math.min(...latest.map(({ startedAt }) => startedAt.getTime())));
+    return (await Promise.all(known.map((one) => catalog.marksOf(one, marksKept)))).flat();
   }
 
   async #brake(brake: Omit<Brake, 'since'>): Promise<void> {

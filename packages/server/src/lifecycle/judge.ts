@@ -1,6 +1,12 @@
 /** What may go from a blob namespace now, or what is missing: from what the catalog knows, without asking Temporal. */
 import type { LifecycleCatalog } from './lifecycle-catalog.js';
-import { type Judgement, type LifecycleTimes, type MarkedNamespace, permissionFor } from './permission.js';
+import {
+  type Judgement,
+  type LifecycleTimes,
+  type MarkedNamespace,
+  permissionFor,
+  untouchedBefore,
+} from './permission.js';
 
 /** A configured cluster, and for whom it answers. */
 export interface AnsweringCluster {
@@ -26,14 +32,18 @@ export async function judge(blobNamespace: string, options: JudgeOptions): Promi
   const { catalog, retention, times } = options;
   const answering = await answeringFor(blobNamespace, options);
   const keptMs = retention.get(blobNamespace);
-  if (answering.length === 0 && keptMs !== undefined) return byRetention(blobNamespace, keptMs, options);
-  const judgement = permissionFor(blobNamespace, answering, times);
+  const judgement =
+    answering.length === 0 && keptMs !== undefined
+      ? await byRetention(blobNamespace, keptMs, options)
+      : permissionFor(blobNamespace, answering, times);
   const rebuiltAt = await catalog.rebuiltAt();
   const { permission } = judgement;
   if (permission === undefined || rebuiltAt === undefined || permission.untouchedSince > rebuiltAt) return judgement;
-  const until = new Date(rebuiltAt.getTime() + times.graceMs).toISOString();
-  const reason = `the catalog was rebuilt at ${rebuiltAt.toISOString()}, and uses before that are not known: after ${until}`;
-  return { missing: [reason] };
+  return {
+    missing: [
+      `the catalog was rebuilt at ${rebuiltAt.toISOString()}: uses before that are not known, and count as of then`,
+    ],
+  };
 }
 
 /** Where no cluster is asked. One that was never reached might answer for this namespace as well. */
@@ -46,7 +56,7 @@ async function byRetention(
   const unknown = clusters.find(({ name }) => !known.some(({ cluster }) => cluster === name));
   if (unknown !== undefined) return { missing: [`the cluster ${unknown.name} has not been reached yet`] };
   const now = await catalog.now();
-  const untouchedSince = new Date(now.getTime() - Math.max(keptMs, times.graceMs));
+  const untouchedSince = untouchedBefore(now, Math.max(keptMs, times.graceMs));
   return { permission: { blobNamespace, untouchedSince, firstMarkStartedAt: now, marks: [] } };
 }
 

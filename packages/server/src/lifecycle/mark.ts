@@ -23,10 +23,11 @@ export interface MarkOptions {
   readonly concurrency?: number;
 }
 
-/** A mark that has ended, or why there could not even be one: of a namespace that was never reached. */
-export type MarkOutcome =
-  | { readonly mark: Mark; readonly identityChanged?: { readonly was: Identity; readonly is: Identity } }
-  | { readonly mark?: never; readonly problem: string };
+/** A mark that has ended; `identityChanged`: somebody else answers under the same name. */
+export interface MarkOutcome {
+  readonly mark: Mark;
+  readonly identityChanged: boolean;
+}
 
 /** Of a namespace that is to be known anew, by an operator's word. */
 export const nobody: Identity = { clusterId: '', namespaceId: '', serverVersion: '' };
@@ -52,8 +53,7 @@ export async function markNamespace(options: MarkOptions): Promise<MarkOutcome> 
     marking.gap(changed);
   }
   const ended = await catalog.endMark(fence, mark, marking.outcome());
-  const identityChanged = { was: known.identity, is: identityOf(described) };
-  return changed === undefined ? { mark: ended } : { mark: ended, identityChanged };
+  return { mark: ended, identityChanged: changed !== undefined };
 }
 
 /** On record for whoever asks why nothing goes. */
@@ -66,7 +66,8 @@ export async function failedMark(
   // one that was never reached as well: it may hold everything, and would be missing wherever known ones are asked
   const known = await catalog.knowNamespace({ cluster, name }, nobody);
   const mark = await catalog.beginMark(fence, known, 0);
-  return { mark: await catalog.endMark(fence, mark, { isComplete: false, gaps: [problem], holders: 0, scanned: 0 }) };
+  const outcome = { isComplete: false, gaps: [problem], holders: 0, scanned: 0 };
+  return { mark: await catalog.endMark(fence, mark, outcome), identityChanged: false };
 }
 
 class Marking {

@@ -14,7 +14,7 @@ export interface LifecycleTimes {
   readonly quarantineMs: number;
   /** V: how late a list may show what was created. */
   readonly visibilityMs: number;
-  /** D beyond two marks and 2V: how long the edges of a holder outlive it. */
+  /** How long the edges of a holder outlive it, beside what two marks take (`lingerOf`). */
   readonly lingerMs: number;
 }
 
@@ -45,15 +45,24 @@ export function permissionFor(
     permission: {
       blobNamespace,
       firstMarkStartedAt,
-      untouchedSince: new Date(firstMarkStartedAt.getTime() - times.graceMs - unwrittenMs(times)),
+      untouchedSince: untouchedBefore(firstMarkStartedAt, times.graceMs),
       marks: pairs.flatMap(({ first, second }) => [first.id, second.id]),
     },
   };
 }
 
-/** How much later than written down a blob may have been used: a touch is skipped, and a cache node's forwarded, for so long. */
-function unwrittenMs({ graceMs }: LifecycleTimes): number {
-  return 2 * Math.min(3_600_000, graceMs / 24);
+/**
+ * What was last touched before this, was not used within the grace before `time`. A use is written down late: a touch is
+ * skipped for an hour or G/24, and a cache node forwards its own within as much.
+ */
+export function untouchedBefore(time: Date, graceMs: number): Date {
+  return new Date(time.getTime() - graceMs - 2 * Math.min(3_600_000, graceMs / 24));
+}
+
+/** D, in ms: two marks as long as the longest of these, and what lies between them. */
+export function lingerOf({ lingerMs }: LifecycleTimes, marks: readonly Mark[]): number {
+  const spansMs = marks.map(({ startedAt, endedAt }) => (endedAt?.getTime() ?? 0) - startedAt.getTime());
+  return lingerMs + 2 * Math.max(0, ...spansMs);
 }
 
 interface Pair {
