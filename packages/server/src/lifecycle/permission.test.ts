@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { KnownNamespace, Mark } from './lifecycle-catalog.js';
-import { type LifecycleTimes, permissionFor } from './permission.js';
+import { type LifecycleTimes, lingerOf, permissionFor } from './permission.js';
 
 const minute = 60_000;
 const hour = 60 * minute;
@@ -87,5 +87,12 @@ describe('a permission', () => {
 
   it('is never given where nobody answers', () => {
     expect(permissionFor('orders', [], times).missing).toEqual(['no cluster answers for this namespace']);
+  });
+});
+
+describe('the linger of edges', () => {
+  it('outlasts two marks that take as long as the longest, and what lies between them', () => {
+    expect(lingerOf(times, [])).toBe(day);
+    expect(lingerOf(times, [mark(0, 5), mark(10, 10 + 20 * 60), mark(2000, 2005)])).toBe(day + 40 * hour);
   });
 });

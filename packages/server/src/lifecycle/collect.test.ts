@@ -1,0 +1,111 @@
+/** Rounds without Temporal: what a plain retention takes, and what stops it. The rest is in simulation/. */
+import { randomBytes } from 'node:crypto';
+import { type BlobStore, digestOf, keyFor, memoryStore, parseKey } from '@large-payload/core';
+import { pino } from 'pino';
+import { beforeEach, describe, expect, it } from 'vitest';
+import { claimStore } from '../bucket-owner.js';
+import { type MemoryLifecycle, memoryLifecycle } from './catalog/memory-lifecycle.js';
+import { Collection, type CollectionOptions } from './collect.js';
+
+const hour = 3_600_000;
+const day = 24 * hour;
+const catalogId = 'catalog-1';
+
+describe('rounds with a plain retention', () => {
+  let nowMs: number;
+  let store: ReturnType<typeof memoryStore>;
+  let site: MemoryLifecycle;
+  let collection: Collection;
+
+  beforeEach(async () => {
+    nowMs = Date.UTC(2026, 10, 23);
+    store = memoryStore();
+    site = memoryLifecycle({ now: () => nowMs, graceMs: day });
+    await claimStore(store, catalogId);
+    collection = new Collection(optionsWith(store));
+  });
+
+  function optionsWith(bucket: BlobStore): CollectionOptions {
+    return {
+      ...{ catalog: site.lifecycle, catalogId, store: bucket, clusters: [], maxShare: 1 },
+      times: { graceMs: day, quarantineMs: day, visibilityMs: 0, lingerMs: 0 },
+      acting: new Set(['orders']),
+      retention: new Map([['orders', 3 * day]]),
+      log: pino({ level: 'silent' }),
+    };
+  }
+
+  const round = () => collection.round(site.lead(), new AbortController().signal);
+  const later = (ms: number): void => {
+    nowMs += ms;
+  };
+
+  async function newBlob(): Promise<string> {
+    const bytes = randomBytes(10);
+    const expected = { digest: digestOf(bytes), size: bytes.length };
+    const key = keyFor('orders', expected.digest, null);
+    const beginning = await site.catalog.begin(parseKey(key), bytes.length);
+    if (beginning.kind !== 'upload') throw new Error('it is there');
+    await store.put(key, bytes, expected);
+    await site.catalog.commit(beginning.lease, bytes.length);
+    return key;
+  }
+
+  const stateOf = async (key: string) => (await site.lifecycle.blob(parseKey(key)))?.state;
+
+  it('quarantine and delete what was not used for so long, and for as long as a use may be late', async () => {
+    const key = await newBlob();
+    later(3 * day + hour);
+    await round();
+    expect(await stateOf(key)).toBe('live');
+    later(hour + 1);
+    await round();
+    expect(await stateOf(key)).toBe('quarantined');
+    later(day);
+    await round();
+    expect([await stateOf(key), await store.head(key)]).toEqual(['gone', undefined]);
+  });
+
+  it('take nothing whose uses a rebuilt catalog has forgotten', async () => {
+    const key = await newBlob();
+    later(10 * day);
+    await site.lifecycle.noteRestored(site.lead(), 0n);
+    await round();
+    later(3 * day);
+    const { namespaces } = await round();
+    expect(await stateOf(key)).toBe('live');
+    expect(namespaces[0]?.missing.join()).toContain('rebuilt');
+    later(3 * hour);
+    await round();
+    expect(await stateOf(key)).toBe('quarantined');
+  });
+
+  it('delete no object while anything stops all namespaces, and go on afterwards', async () => {
+    const key = await newBlob();
+    later(4 * day);
+    await round();
+    later(day);
+    const broken = new Collection(optionsWith({ ...store, delete: () => Promise.reject(new Error('away')) }));
+    await expect(broken.round(site.lead(), new AbortController().signal)).rejects.toThrow('away');
+    expect(await stateOf(key)).toBe('deleting');
+
+    await site.lifecycle.brake({ kind: 'holders_lost', reason: 'a person has to look' });
+    await round();
+    expect(await store.head(key)).toBeDefined();
+    await site.lifecycle.release('holders_lost', undefined, 'a test');
+    await round();
+    expect([await stateOf(key), await store.head(key)]).toEqual(['gone', undefined]);
+  });
+
+  it('stop when what was in quarantine has been read, whoever led before', async () => {
+    const key = await newBlob();
+    later(4 * day);
+    await round();
+    later(hour);
+    const row = await site.catalog.lookup(parseKey(key));
+    await site.catalog.touch(row === undefined ? [] : [row]);
+    later(hour);
+    await new Collection(optionsWith(store)).round(site.lead(), new AbortController().signal);
+    expect((await site.lifecycle.brakes()).map(({ kind }) => kind)).toEqual(['revived']);
+  });
+});
