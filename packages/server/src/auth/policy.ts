@@ -10,11 +10,9 @@
  *
  * Claims are read as own properties only: no name reaches a prototype.
  */
-import { readFile } from 'node:fs/promises';
 import { isLpsError } from '@large-payload/core';
-import { parseDocument } from 'yaml';
 import { z } from 'zod';
-import { configInvalid } from '../config/load.js';
+import { parseStructured, readStructured } from '../config/structured-file.js';
 import { namespaceOfClaim, parseGrant, parseNamespacePattern } from './policy-grant.js';
 import { type Grant, type Right, rights } from './principal.js';
 
@@ -34,7 +32,6 @@ interface Rule {
 
 type Scalar = string | number | boolean;
 
-const maxFileBytes = 1024 * 1024;
 const maxRules = 1000;
 const maxNamespaces = 1000;
 /** RFC 8693 and what others call it: words with spaces between them. */
@@ -42,32 +39,13 @@ const claimsOfWords = ['scope', 'scp'];
 
 /** Reads a policy file. Throws CONFIG_INVALID with every problem in it. */
 export async function readPolicy(path: string): Promise<Policy> {
-  const content = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => {
-    throw configInvalid([`auth-policy: ${path} cannot be read: ${error.code ?? error.message}`]);
-  });
-  return parsePolicy(path, content);
+  return parsePolicy(path, await readStructured('auth-policy', path));
 }
 
 /** `name` is for the problems. Throws CONFIG_INVALID. */
 export function parsePolicy(name: string, content: string): Policy {
-  if (Buffer.byteLength(content) > maxFileBytes) throw configInvalid([`${name}: larger than 1 MiB`]);
-  const document = parseDocument(content, { prettyErrors: true, logLevel: 'silent' });
-  if (document.errors.length > 0) {
-    throw configInvalid(document.errors.map(({ message }) => `${name}: not readable as YAML: ${firstLine(message)}`));
-  }
-  const parsed = policySchema.safeParse(toPlain(name, () => document.toJS({ maxAliasCount: 100 })));
-  if (!parsed.success) throw configInvalid(parsed.error.issues.map((issue) => `${name}: ${problemOf(issue)}`));
-  const { rules } = parsed.data;
+  const { rules } = parseStructured(name, content, policySchema);
   return { grantsOf: (claims) => rules.flatMap((rule) => grantOf(rule, claims) ?? []) };
-}
-
-/** Aliases that multiply are refused by the parser itself. */
-function toPlain(name: string, read: () => unknown): unknown {
-  try {
-    return read();
-  } catch (error) {
-    throw configInvalid([`${name}: not readable as YAML: ${firstLine(error instanceof Error ? error.message : '')}`]);
-  }
 }
 
 const claimName = z.string().min(1).max(500);
@@ -121,11 +99,6 @@ const ruleSchema = z
 
 const policySchema = z.strictObject({ rules: z.array(ruleSchema).max(maxRules) });
 
-/** `rules.0.rights.1: …` */
-function problemOf({ path, message }: z.core.$ZodIssue): string {
-  return path.length === 0 ? message : `${path.map(String).join('.')}: ${message}`;
-}
-
 function grantOf({ when, namespaces, rights }: Rule, claims: Claims): Grant | undefined {
   if (!when.every(([claim, value]) => holds(claims, claim, value))) return undefined;
   if (!('from' in namespaces)) return { namespaces, rights };
@@ -158,10 +131,6 @@ function claimOf(claims: Claims, name: string): unknown {
 
 function isScalar(value: unknown): value is Scalar {
   return typeof value === 'string' || typeof value === 'boolean' || Number.isSafeInteger(value);
-}
-
-function firstLine(text: string): string {
-  return text.split('\n')[0] ?? '';
 }
 
 /**

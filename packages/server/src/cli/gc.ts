@@ -1,4 +1,3 @@
-import { userInfo } from 'node:os';
 import { LpsError, parseKey } from '@large-payload/core';
 import { type Command, Option } from 'commander';
 import { formatBytes } from '../config/kinds.js';
@@ -6,7 +5,8 @@ import type { Config } from '../config/settings.js';
 import type { JudgeOptions } from '../lifecycle/judge.js';
 import type { Brake, BrakeKind, LifecycleCatalog, Mark, StateSum } from '../lifecycle/lifecycle-catalog.js';
 import { addCatalogTarget, withDatabase } from './catalog-target.js';
-import { escapeControls, shown, type Terminal } from './terminal.js';
+import { shown, type Terminal } from './terminal.js';
+import { userName } from './user-name.js';
 
 /** What the commands work on. */
 interface Place {
@@ -169,10 +169,10 @@ function addResume(gc: Command, terminal: Terminal): void {
 
 /** Those whose last mark was of somebody else. */
 async function forgetIdentities(catalog: LifecycleCatalog): Promise<void> {
-  const { nobody } = await import('../lifecycle/mark.js');
+  const { isOfAnother, nobody } = await import('../lifecycle/mark.js');
   for (const known of await catalog.knownNamespaces()) {
     const [last] = await catalog.marksOf(known, 1);
-    if (last?.gaps.some((gap) => gap.includes('lps gc resume'))) await catalog.acceptIdentity(known, nobody);
+    if (last !== undefined && isOfAnother(last)) await catalog.acceptIdentity(known, nobody);
   }
 }
 
@@ -263,13 +263,4 @@ function brakeLine({ kind, blobNamespace, reason, since }: Brake): string {
 
 function sumLine({ blobs, bytes }: StateSum): string {
   return `${blobs} blobs, ${formatBytes(bytes)}`;
-}
-
-/** In a container the user may have no name. */
-function userName(): string {
-  try {
-    return escapeControls(userInfo().username);
-  } catch {
-    return String(process.geteuid?.() ?? 'unknown');
-  }
 }

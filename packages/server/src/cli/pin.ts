@@ -1,4 +1,3 @@
-import { userInfo } from 'node:os';
 import { LpsError } from '@large-payload/core';
 import { type Command, InvalidArgumentError } from 'commander';
 import { requireOwner } from '../bucket-owner.js';
@@ -7,6 +6,7 @@ import type { Pins } from '../lifecycle/catalog/pins.js';
 import type { Pin } from '../lifecycle/lifecycle-catalog.js';
 import { addCatalogTarget, withCatalogTarget } from './catalog-target.js';
 import { escapeControls, shown, type Terminal } from './terminal.js';
+import { userName } from './user-name.js';
 
 interface AddFlags {
   readonly reason: string;
@@ -134,15 +134,6 @@ function onPins(
 function lineOf({ id, key, owner, reason, createdAt, expiresAt }: Pin): string {
   const day = (time: Date | undefined): string => time?.toISOString().slice(0, 10) ?? '-';
   return [id, day(createdAt), day(expiresAt).padEnd(10), owner, key, reason].join('  ');
-}
-
-/** In a container the user may have no name. */
-function userName(): string {
-  try {
-    return userInfo().username;
-  } catch {
-    return String(process.geteuid?.() ?? 'unknown');
-  }
 }
 
 function lifetimeOf(text: string): number {

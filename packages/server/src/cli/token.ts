@@ -1,4 +1,3 @@
-import { userInfo } from 'node:os';
 import { LpsError } from '@large-payload/core';
 import { type Command, InvalidArgumentError } from 'commander';
 import type { OpenAccess } from '../auth/open-access.js';
@@ -8,6 +7,7 @@ import type { TokenInfo } from '../auth/token-records.js';
 import { duration } from '../config/kinds.js';
 import { addCatalogTarget, type CatalogTargetOptions, withDatabase } from './catalog-target.js';
 import { escapeControls, shown, type Terminal } from './terminal.js';
+import { userName } from './user-name.js';
 
 interface CreateFlags {
   readonly name: string;
@@ -147,15 +147,6 @@ function onTokens(
 function record(access: OpenAccess, action: string, { id, grants }: TokenInfo): Promise<void> {
   const namespaces = grants.flatMap((grant) => grant.namespaces);
   return access.audit.record({ principal: `cli:${userName()}`, action, namespaces, subjects: [id], status: 200 });
-}
-
-/** In a container the user may have no name. */
-function userName(): string {
-  try {
-    return userInfo().username;
-  } catch {
-    return String(process.geteuid?.() ?? 'unknown');
-  }
 }
 
 function stateOf({ revokedAt, expiresAt }: TokenInfo): 'active' | 'expired' | 'revoked' {

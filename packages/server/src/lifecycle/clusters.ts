@@ -18,10 +18,10 @@
 import { readFile } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import { isLpsError, parseNamespace } from '@large-payload/core';
-import { parseDocument } from 'yaml';
 import { z } from 'zod';
 import { isLoopback } from '../config/checks.js';
 import { configInvalid } from '../config/load.js';
+import { parseStructured, readStructured } from '../config/structured-file.js';
 
 export interface ClusterTls {
   /** PEM; absent: the authorities that Node trusts. */
@@ -50,17 +50,13 @@ export interface ClusterSettings {
   readonly acceptServerVersions: readonly string[];
 }
 
-const maxFileBytes = 1024 * 1024;
 const maxClusters = 100;
 const maxNames = 10_000;
 const defaultPort = 7233;
 
 /** Reads the file, and those that it names. Throws CONFIG_INVALID with every problem in them. */
 export async function readClusters(path: string): Promise<readonly ClusterSettings[]> {
-  const content = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => {
-    throw configInvalid([`clusters: ${path} cannot be read: ${error.code ?? error.message}`]);
-  });
-  const parsed = parseClusters(path, content);
+  const parsed = parseClusters(path, await readStructured('clusters', path));
   const files = new NamedFiles(path);
   const clusters = await Promise.all(parsed.map((one, index) => settingsOf(one, `clusters.${index}`, files)));
   if (files.problems.length > 0) throw configInvalid(files.problems);
@@ -81,23 +77,7 @@ export async function readApiKey(path: string): Promise<string> {
 type ParsedCluster = z.infer<typeof clusterSchema>;
 
 function parseClusters(name: string, content: string): readonly ParsedCluster[] {
-  if (Buffer.byteLength(content) > maxFileBytes) throw configInvalid([`${name}: larger than 1 MiB`]);
-  const document = parseDocument(content, { prettyErrors: true, logLevel: 'silent' });
-  if (document.errors.length > 0) {
-    throw configInvalid(document.errors.map(({ message }) => `${name}: not readable as YAML: ${firstLine(message)}`));
-  }
-  const parsed = fileSchema.safeParse(toPlain(name, () => document.toJS({ maxAliasCount: 100 })));
-  if (!parsed.success) throw configInvalid(parsed.error.issues.map((issue) => `${name}: ${problemOf(issue)}`));
-  return parsed.data.clusters;
-}
-
-/** Aliases that multiply are refused by the parser itself. */
-function toPlain(name: string, read: () => unknown): unknown {
-  try {
-    return read();
-  } catch (error) {
-    throw configInvalid([`${name}: not readable as YAML: ${firstLine(error instanceof Error ? error.message : '')}`]);
-  }
+  return parseStructured(name, content, fileSchema).clusters;
 }
 
 const names = (one: z.ZodType<string>) =>
@@ -164,11 +144,6 @@ const fileSchema = z.strictObject({
       }
     }),
 });
-
-/** `clusters.0.tls.key: …` */
-function problemOf({ path, message }: z.core.$ZodIssue): string {
-  return path.length === 0 ? message : `${path.map(String).join('.')}: ${message}`;
-}
 
 /** Files that the clusters file names; what is wrong with them is gathered. */
 class NamedFiles {
@@ -248,8 +223,4 @@ function isAddress(text: string): boolean {
 
 function hostOf(address: string): string {
   return address.replace(/:\d+$/, '').replace(/^\[|\]$/g, '');
-}
-
-function firstLine(text: string): string {
-  return text.split('\n')[0] ?? '';
 }

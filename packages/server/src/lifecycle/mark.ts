@@ -191,13 +191,19 @@ async function knownNamespace(
   return { ...known, identity };
 }
 
+const meantSo = 'if that is meant to be so: lps gc resume';
+
+/** Whether a mark found somebody else under the namespace's name. */
+export function isOfAnother({ gaps }: Mark): boolean {
+  return gaps.some((gap) => gap.endsWith(meantSo));
+}
+
 /** A newer server is no other cluster; one that is older than before may be a restored one. */
 function changeOf({ identity }: KnownNamespace, now: DescribedNamespace): string | undefined {
-  const todo = 'if that is meant to be so: lps gc resume';
   if (identity.clusterId !== now.clusterId)
-    return `this is another cluster than before (${now.clusterId}, not ${identity.clusterId}); ${todo}`;
+    return `this is another cluster than before (${now.clusterId}, not ${identity.clusterId}); ${meantSo}`;
   if (identity.namespaceId !== now.namespaceId)
-    return `the namespace was made anew (${now.namespaceId}, not ${identity.namespaceId}); ${todo}`;
+    return `the namespace was made anew (${now.namespaceId}, not ${identity.namespaceId}); ${meantSo}`;
   return undefined;
 }
 
