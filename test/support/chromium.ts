@@ -8,6 +8,13 @@ import { skipped, tempDir } from '@large-payload/test-components';
 import { until } from './until.ts';
 
 const commands = ['chromium', 'chromium-browser', 'google-chrome'];
+const usualFlags = [
+  '--headless=new',
+  '--no-sandbox',
+  '--disable-gpu',
+  '--disable-dev-shm-usage',
+  '--remote-debugging-pipe',
+];
 const fdToBrowser = 3;
 const fdFromBrowser = 4;
 
@@ -28,23 +35,9 @@ interface Answer {
 }
 
 export async function startChromium(): Promise<Browser | undefined> {
-  const command = findCommand();
-  if (command === undefined) return skipped('chromium', `none of ${commands.join(', ')} is on the PATH`);
-  const flags = [
-    '--headless=new',
-    '--no-sandbox',
-    '--disable-gpu',
-    '--disable-dev-shm-usage',
-    '--remote-debugging-pipe',
-  ];
-  const child = spawn(command, [...flags, `--user-data-dir=${tempDir('chromium')}`], {
-    stdio: ['ignore', 'ignore', 'ignore', 'pipe', 'pipe'],
-  });
-  process.once('exit', () => child.kill('SIGKILL'));
-  const ask = protocolOf(child);
-  const { targetId } = await ask('Target.createTarget', { url: 'about:blank' });
-  const { sessionId } = await ask('Target.attachToTarget', { targetId, flatten: true });
-  const onPage = (method: string, params: object = {}) => ask(method, params, String(sessionId));
+  const target = await openTarget();
+  if (target === undefined) return undefined;
+  const { ask: onPage, close } = target;
   const evaluate = async (expression: string): Promise<unknown> => {
     const { result } = await onPage('Runtime.evaluate', { expression, returnByValue: true });
     return (result as { value?: unknown }).value;
@@ -71,7 +64,32 @@ export async function startChromium(): Promise<Browser | undefined> {
       await present(selector);
       return String(await evaluate(`document.querySelector('${selector}').textContent`));
     },
-    close: async () => {
+    close,
+  };
+}
+
+/** One page, and how to ask it things: https://chromedevtools.github.io/devtools-protocol/ */
+export interface Target {
+  /** Throws what the browser says. */
+  ask(method: string, params?: object): Promise<Record<string, unknown>>;
+  close(): Promise<void>;
+}
+
+/** A browser of its own with an empty page; `undefined` where there is none (see requireOrSkip). */
+export async function openTarget(...flags: readonly string[]): Promise<Target | undefined> {
+  const command = findCommand();
+  if (command === undefined) return skipped('chromium', `none of ${commands.join(', ')} is on the PATH`);
+  const profile = `--user-data-dir=${tempDir('chromium')}`;
+  const child = spawn(command, [...usualFlags, profile, ...flags], {
+    stdio: ['ignore', 'ignore', 'ignore', 'pipe', 'pipe'],
+  });
+  process.once('exit', () => child.kill('SIGKILL'));
+  const ask = protocolOf(child);
+  const { targetId } = await ask('Target.createTarget', { url: 'about:blank' });
+  const { sessionId } = await ask('Target.attachToTarget', { targetId, flatten: true });
+  return {
+    ask: (method, params = {}) => ask(method, params, String(sessionId)),
+    async close() {
       if (child.exitCode !== null || child.signalCode !== null) return;
       child.kill('SIGKILL');
       await once(child, 'exit');

@@ -1,18 +1,10 @@
-/**
- * One page of a real browser: what is on it, and pictures of it. As chromium.ts, without a driver package: Chromium's
- * DevTools protocol over two pipes, JSON messages that end in NUL.
- */
-import { type ChildProcess, spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { accessSync, constants, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { delimiter, dirname, join } from 'node:path';
-import type { Readable, Writable } from 'node:stream';
-import { skipped, tempDir } from '@large-payload/test-components';
+/** One page of a real browser (chromium.ts): what is on it, what it saves, and pictures of it. */
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { tempDir } from '@large-payload/test-components';
+import { openTarget, type Target } from './chromium.ts';
 import { until } from './until.ts';
 
-const commands = ['chromium', 'chromium-browser', 'google-chrome'];
-const fdToBrowser = 3;
-const fdFromBrowser = 4;
 const size = { width: 1400, height: 1600 };
 
 export interface Page {
@@ -37,31 +29,16 @@ export interface PageOptions {
   readonly anyCertificate?: boolean;
 }
 
-interface Message {
-  readonly id?: number;
-  readonly result?: Record<string, unknown>;
-  readonly error?: { readonly message: string };
-}
-
-type Ask = (method: string, params?: object) => Promise<Record<string, unknown>>;
-
 export async function startPage({ anyCertificate = false }: PageOptions = {}): Promise<Page | undefined> {
-  const command = findCommand();
-  if (command === undefined) return skipped('chromium', `none of ${commands.join(', ')} is on the PATH`);
-  const child = spawn(command, flags(anyCertificate), { stdio: ['ignore', 'ignore', 'ignore', 'pipe', 'pipe'] });
-  process.once('exit', () => child.kill('SIGKILL'));
-  const ask = await openTarget(protocolOf(child));
+  const target = await openTarget(...(anyCertificate ? ['--ignore-certificate-errors'] : []));
+  if (target === undefined) return undefined;
   const downloads = tempDir('downloads');
-  await ask('Browser.setDownloadBehavior', { behavior: 'allow', downloadPath: downloads });
-  await ask('Emulation.setDeviceMetricsOverride', { ...size, deviceScaleFactor: 1, mobile: false });
-  return pageOf(ask, downloads, async () => {
-    if (child.exitCode !== null || child.signalCode !== null) return;
-    child.kill('SIGKILL');
-    await once(child, 'exit');
-  });
+  await target.ask('Browser.setDownloadBehavior', { behavior: 'allow', downloadPath: downloads });
+  await target.ask('Emulation.setDeviceMetricsOverride', { ...size, deviceScaleFactor: 1, mobile: false });
+  return pageOf(target, downloads);
 }
 
-function pageOf(ask: Ask, downloads: string, close: () => Promise<void>): Page {
+function pageOf({ ask, close }: Target, downloads: string): Page {
   const seen = new Set<string>();
   const evaluate = async <T>(expression: string): Promise<T> => {
     const { result, exceptionDetails } = await ask('Runtime.evaluate', {
@@ -107,69 +84,4 @@ function pageOf(ask: Ask, downloads: string, close: () => Promise<void>): Page {
     },
     close,
   };
-}
-
-function flags(anyCertificate: boolean): string[] {
-  return [
-    '--headless=new',
-    '--no-sandbox',
-    '--disable-gpu',
-    '--disable-dev-shm-usage',
-    '--remote-debugging-pipe',
-    `--user-data-dir=${tempDir('chromium')}`,
-    ...(anyCertificate ? ['--ignore-certificate-errors'] : []),
-  ];
-}
-
-async function openTarget(
-  ask: (method: string, params: object, sessionId?: string) => Promise<Record<string, unknown>>,
-): Promise<Ask> {
-  const { targetId } = await ask('Target.createTarget', { url: 'about:blank' });
-  const { sessionId } = await ask('Target.attachToTarget', { targetId, flatten: true });
-  return (method, params = {}) => ask(method, params, String(sessionId));
-}
-
-function protocolOf(
-  child: ChildProcess,
-): (method: string, params: object, sessionId?: string) => Promise<Record<string, unknown>> {
-  const [to, from] = [child.stdio[fdToBrowser] as Writable, child.stdio[fdFromBrowser] as Readable];
-  const waiting = new Map<number, (message: Message) => void>();
-  let received = '';
-  from.setEncoding('utf8').on('data', (chunk: string) => {
-    const messages = (received + chunk).split('\0');
-    received = messages.pop() ?? '';
-    for (const json of messages) {
-      const message = JSON.parse(json) as Message;
-      if (message.id !== undefined) waiting.get(message.id)?.(message);
-    }
-  });
-  child.once('exit', () => {
-    for (const answer of waiting.values()) answer({ error: { message: 'the browser ended' } });
-  });
-  to.on('error', () => undefined);
-  let lastId = 0;
-  return (method, params, sessionId) =>
-    new Promise((resolve, reject) => {
-      const id = ++lastId;
-      waiting.set(id, ({ result = {}, error }) => {
-        waiting.delete(id);
-        if (error === undefined) resolve(result);
-        else reject(new Error(`${method}: ${error.message}`));
-      });
-      to.write(`${JSON.stringify({ id, method, params, sessionId })}\0`);
-    });
-}
-
-function findCommand(): string | undefined {
-  const dirs = (process.env.PATH ?? '').split(delimiter);
-  return commands
-    .flatMap((command) => dirs.map((dir) => join(dir, command)))
-    .find((path) => {
-      try {
-        accessSync(path, constants.X_OK);
-        return true;
-      } catch {
-        return false;
-      }
-    });
 }
