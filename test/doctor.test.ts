@@ -154,7 +154,7 @@ describe('a new set-up', () => {
     expect(stdout.split('\n').length).toBeLessThan(25);
     expect(stdout).toMatch(/^runtime +ok {4}Node \d+\./m);
     expect(stdout).toMatch(/^ +warn {2}listens on 0\.0\.0\.0:8577 and asks nobody/m);
-    expect(stdout).toMatch(/→ let only your workers reach the port/);
+    expect(stdout).toMatch(/→ add --auth required and TLS, or let only your workers reach the port/);
     expect(stdout).toMatch(/\n3 warnings\. /);
     expect(stdout).not.toContain('\u001b');
   });

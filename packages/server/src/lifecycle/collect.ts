@@ -12,7 +12,7 @@ import type { Logger } from 'pino';
 import { requireOwner } from '../bucket-owner.js';
 import { brakesOn, lostHolders, revived, smallerConfiguration } from './brakes.js';
 import type { HolderKind } from './holders/holder-kind.js';
-import { type AnsweringCluster, type JudgeOptions, judge } from './judge.js';
+import { type AnsweringCluster, type JudgeOptions, judge, marksKept } from './judge.js';
 import type { Brake, Fence, LifecycleCatalog, Mark, NamespaceName } from './lifecycle-catalog.js';
 import { failedMark, markNamespace } from './mark.js';
 import { type LifecycleTimes, lingerOf } from './permission.js';
@@ -57,8 +57,6 @@ export interface RoundReport {
   readonly namespaces: readonly NamespaceReport[];
   readonly deleted: { readonly blobs: number; readonly bytes: number };
 }
-
-const marksKept = 50;
 
 export class Collection {
   readonly #options: CollectionOptions;

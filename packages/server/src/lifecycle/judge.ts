@@ -25,7 +25,8 @@ export interface JudgeOptions {
   readonly times: LifecycleTimes;
 }
 
-const marksKept = 50;
+/** How far back the marks of a namespace are looked at. */
+export const marksKept = 50;
 
 /** What a permission for a blob namespace follows from, or what is missing. */
 export async function judge(blobNamespace: string, options: JudgeOptions): Promise<Judgement> {

@@ -1,4 +1,6 @@
 /** One run of the simulated world from a seed: moves of everybody at random, and then a rest in which all garbage must go. */
+import { marksKept } from '../judge.js';
+import { lingerOf } from '../permission.js';
 import { quiet } from './actors-fixture.js';
 import { allBlobs, type SimBlob } from './blobs-fixture.js';
 import type { Carried, ModelNamespace, ModelRun } from './temporal-model-fixture.js';
@@ -334,7 +336,7 @@ function areHeldElsewhere(world: World, carried: readonly Carried[], but?: Model
 
 /** No faults, no clients, everything closed: after G + Q + 4 marks (and what the edges linger) nothing is left (S6, S9). */
 async function rest(world: World): Promise<void> {
-  const { graceMs, quarantineMs, visibilityMs, retentionMs, lingerMs } = world.times;
+  const { graceMs, quarantineMs, visibilityMs, retentionMs } = world.times;
   world.note('rest');
   world.faults.clear();
   await world.settle();
@@ -349,7 +351,7 @@ async function rest(world: World): Promise<void> {
   await world.lead();
   await world.advance(retentionMs + 2 * visibilityMs);
   await world.advance(2 * visibilityMs);
-  const rounds = [0, lingerMs, graceMs + 3 * hour, 3 * visibilityMs, quarantineMs, 3 * visibilityMs, 3 * visibilityMs];
+  const rounds = [0, await lingering(world), graceMs + 3 * hour, 3 * visibilityMs, quarantineMs, 3 * visibilityMs, 3 * visibilityMs];
   for (const ms of rounds) {
     await world.advance(ms);
     await release(world);
@@ -358,4 +360,11 @@ async function rest(world: World): Promise<void> {
   }
   const left = await world.compare();
   if (left > 0) world.fail('S6', `${left} blobs are left`);
+}
+
+/** How long the edges of what is gone are kept, in ms. */
+async function lingering({ parts: { lifecycle }, times }: World): Promise<number> {
+  const known = await lifecycle.knownNamespaces();
+  const marks = await Promise.all(known.map((namespace) => lifecycle.marksOf(namespace, marksKept)));
+  return lingerOf(times, marks.flat());
 }
