@@ -1,6 +1,7 @@
 /**
  * What the marks need of Temporal, and no more: so that a simulation can stand in for a cluster. Messages are those of
- * `@temporalio/proto`, decoded. Every call is one request, honours the rate limit of the cluster, is asked again by nobody
+ * `@temporalio/proto`, decoded, with `$unknowns` where a newer server has written fields that it does not have. Every call
+ * is one request, honours the rate limit of the cluster, is asked again by nobody
  * below unless the server says that it is busy, and throws LpsError: `TEMPORAL_UNAVAILABLE` (may pass), `TEMPORAL_REFUSED`
  * (credentials, rights, a namespace that is not there).
  */
@@ -23,6 +24,8 @@ export interface Page<Item> {
   readonly items: readonly Item[];
   /** Absent on the last one. */
   readonly next?: Uint8Array;
+  /** Fields of a newer server beside the items, where an answer is searched for claims. */
+  readonly unknown?: readonly Uint8Array[];
 }
 
 /** What tells one cluster, and one namespace, from another of the same address or name. */

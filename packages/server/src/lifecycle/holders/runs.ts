@@ -99,6 +99,7 @@ class RunScan {
       }
       below = idOf(page.items.at(-1)) ?? below;
       const isMet = page.items.some((event) => isSame(event, cursor));
+      if (page.unknown !== undefined) await this.#found.add(historyName, { $unknowns: page.unknown });
       await this.#take(page.items.filter((event) => !isMet || (idOf(event) ?? 0) > (cursor?.event ?? 0)));
       if (isMet) break;
       next = page.next;

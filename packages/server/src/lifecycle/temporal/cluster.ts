@@ -24,6 +24,7 @@ import { type Call, Calls, isTooLarge } from './calls.js';
 import { allDivisions, foreignArchetype, schedulerArchetype, schedulersOnly } from './divisions.js';
 import { type NamespaceDescription, namespaceGaps, retentionMsOf, unreadKinds, versionGaps } from './gaps.js';
 import { grpcFailure, grpcStatus, isGone } from './grpc-failure.js';
+import { askWhole, unknownFieldsOf } from './unknown-fields.js';
 
 export interface ClusterOptions {
   readonly clock?: Clock;
@@ -173,7 +174,7 @@ class GrpcNamespace implements TemporalNamespace {
 
   describeRun(execution: RunId): Promise<DescribedRun | undefined> {
     return this.#askById('DescribeWorkflowExecution', ({ workflowService }, namespace) =>
-      workflowService.describeWorkflowExecution({ namespace, execution }),
+      askWhole(workflowService, 'DescribeWorkflowExecution', { namespace, execution }),
     );
   }
 
@@ -182,14 +183,16 @@ class GrpcNamespace implements TemporalNamespace {
     const method = 'GetWorkflowExecutionHistoryReverse';
     const answer = await fitting(eventsPerPage, (maximumPageSize) =>
       this.#askById(method, ({ workflowService }, namespace) =>
-        workflowService.getWorkflowExecutionHistoryReverse({ namespace, execution, maximumPageSize, nextPageToken }),
+        askWhole(workflowService, method, { namespace, execution, maximumPageSize, nextPageToken }),
       ),
     ).catch((error: unknown) => {
       throw nextPageToken.length > 0 && isInvalid(causeOf(error)) ? pageLost(error) : error;
     });
     if (answer === undefined) return undefined;
     const items = answer.history?.events ?? [];
-    return answer.nextPageToken.length === 0 ? { items } : { items, next: answer.nextPageToken };
+    const unknown = [...unknownFieldsOf(answer), ...unknownFieldsOf(answer.history)];
+    const page = unknown.length === 0 ? { items } : { items, unknown };
+    return answer.nextPageToken.length === 0 ? page : { ...page, next: answer.nextPageToken };
   }
 
   async listSchedules(next: Uint8Array = new Uint8Array()): Promise<Page<string>> {
@@ -204,7 +207,7 @@ class GrpcNamespace implements TemporalNamespace {
 
   describeSchedule(scheduleId: string): Promise<DescribedSchedule | undefined> {
     return this.#askById('DescribeSchedule', ({ workflowService }, namespace) =>
-      workflowService.describeSchedule({ namespace, scheduleId }),
+      askWhole(workflowService, 'DescribeSchedule', { namespace, scheduleId }),
     );
   }
 
