@@ -207,11 +207,11 @@ describeWith(describe, 'a cluster that fails', temporal, ({ address, namespace, 
     const since = clock.ms;
     expect(await works['scan of a schedule']()).toMatchObject({ gaps: [] });
     expect(proxy.calls).toHaveLength(4);
-    expect(clock.ms - since).toBeGreaterThanOrEqual(250 + 500 + 1000);
+    expect(clock.ms - since).toBeGreaterThanOrEqual((250 + 500 + 1000) / 2);
     proxy.calls.length = 0;
     busy = 1000;
     await expect(works['scan of a schedule']()).rejects.toMatchObject({ code: 'TEMPORAL_UNAVAILABLE' });
-    expect(proxy.calls).toHaveLength(6);
+    expect(proxy.calls).toHaveLength(10);
   });
 
   it.each([
@@ -292,7 +292,9 @@ describeWith(describe, 'a cluster that fails', temporal, ({ address, namespace, 
     const [there] = await other.namespaces();
     const error = await there?.describe().catch((caught: unknown) => caught);
     expect(error).toMatchObject({ code: 'TEMPORAL_REFUSED' });
-    expect(String(error)).toMatch(/UNAUTHENTICATED: no such key$/);
+    expect(String(error)).toMatch(
+      /UNAUTHENTICATED: no such key; is the key in api-key-file, or the certificate, still valid\?$/,
+    );
     expect(String(error)).not.toContain('wrong');
     expect(guarded.calls).toEqual([]);
     // the key is replaced while the service runs

@@ -50,6 +50,7 @@ describe('the clusters file', () => {
     blob-namespaces: [payments]
     isolated-namespaces: true
     requests-per-second: 12.5
+    request-timeout-seconds: 0.5
     claim-free-encodings: [binary/custom]
     accept-server-versions: ["1.33"]
   - { name: b, address: "[::1]:7234", namespaces: all }`);
@@ -66,6 +67,7 @@ describe('the clusters file', () => {
       blobNamespaces: ['payments'],
       isIsolated: true,
       requestsPerSecond: 12.5,
+      requestTimeoutMs: 500,
       claimFreeEncodings: ['binary/custom'],
       acceptServerVersions: ['1.33'],
     });

@@ -10,6 +10,7 @@
  *       blob-namespaces: [payments]           # default: those of the same names
  *       isolated-namespaces: false            # true: nothing starts, signals or calls across namespaces
  *       requests-per-second: 50
+ *       request-timeout-seconds: 30           # for one answer; a call that may succeed later is repeated for four times that
  *       claim-free-encodings: [binary/custom] # encodings that are not read here, and never hold a claim
  *       accept-server-versions: ["1.33"]
  *
@@ -45,6 +46,8 @@ export interface ClusterSettings {
   readonly blobNamespaces?: readonly string[];
   readonly isIsolated: boolean;
   readonly requestsPerSecond: number;
+  /** Absent: 30 s. */
+  readonly requestTimeoutMs?: number;
   readonly claimFreeEncodings: readonly string[];
   /** `1.33`: taken for known, besides those that are. */
   readonly acceptServerVersions: readonly string[];
@@ -120,6 +123,7 @@ const clusterSchema = z
     'blob-namespaces': names(blobNamespace as unknown as z.ZodType<string>).optional(),
     'isolated-namespaces': z.boolean().default(false),
     'requests-per-second': z.number().min(1).max(10_000).default(50),
+    'request-timeout-seconds': z.number().min(0.1).max(600).optional(),
     'claim-free-encodings': names(z.string().min(1).max(200)).default([]),
     'accept-server-versions': names(
       z.string('must be a text, in quotes: 1.30 as a number is 1.3').regex(/^\d+\.\d+$/, 'must be as "1.33"'),
@@ -180,7 +184,7 @@ class NamedFiles {
 }
 
 async function settingsOf(parsed: ParsedCluster, where: string, files: NamedFiles): Promise<ClusterSettings> {
-  const { 'api-key-file': keyFile, 'blob-namespaces': blobNamespaces } = parsed;
+  const { 'api-key-file': keyFile, 'blob-namespaces': blobNamespaces, 'request-timeout-seconds': timeout } = parsed;
   // a key alone asks for TLS
   const tls = await tlsOf(parsed.tls ?? keyFile !== undefined, `${where}.tls`, files);
   return {
@@ -192,6 +196,7 @@ async function settingsOf(parsed: ParsedCluster, where: string, files: NamedFile
     ...(blobNamespaces === undefined ? {} : { blobNamespaces }),
     isIsolated: parsed['isolated-namespaces'],
     requestsPerSecond: parsed['requests-per-second'],
+    ...(timeout === undefined ? {} : { requestTimeoutMs: timeout * 1000 }),
     claimFreeEncodings: parsed['claim-free-encodings'],
     acceptServerVersions: parsed['accept-server-versions'],
   };

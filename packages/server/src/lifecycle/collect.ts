@@ -95,7 +95,7 @@ export class Collection {
     const known = await catalog.knownNamespaces();
     const configured = await Promise.all(
       clusters.map(async ({ cluster, kinds }): Promise<readonly NamespaceName[]> => {
-        const namespaces = await namespacesOf(cluster);
+        const namespaces = await namespacesOf(cluster, signal);
         if (typeof namespaces === 'string') {
           const ours = known.filter((one) => one.cluster === cluster.name);
           for (const one of ours) await failedMark(catalog, fence, one, namespaces);
@@ -185,9 +185,12 @@ export class Collection {
   }
 }
 
-async function namespacesOf(cluster: TemporalCluster): Promise<readonly TemporalNamespace[] | string> {
+async function namespacesOf(
+  cluster: TemporalCluster,
+  signal: AbortSignal,
+): Promise<readonly TemporalNamespace[] | string> {
   try {
-    return await cluster.namespaces();
+    return await cluster.namespaces(signal);
   } catch (error) {
     if (!isLpsError(error) || error.code === 'ABORTED') throw error;
     return `${error.message} (${error.code})`;

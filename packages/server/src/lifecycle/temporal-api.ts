@@ -1,9 +1,9 @@
 /**
  * What the marks need of Temporal, and no more: so that a simulation can stand in for a cluster. Messages are those of
  * `@temporalio/proto`, decoded, with `$unknowns` where a newer server has written fields that it does not have. Every call
- * is one request, honours the rate limit of the cluster, is asked again by nobody
- * below unless the server says that it is busy, and throws LpsError: `TEMPORAL_UNAVAILABLE` (may pass), `TEMPORAL_REFUSED`
- * (credentials, rights, a namespace that is not there).
+ * is one request, honours the rate limit of the cluster, has a deadline, and is asked again below where that may help, for a
+ * bounded time. It throws LpsError: `TEMPORAL_UNAVAILABLE` (may pass, but has not), `TEMPORAL_REFUSED` (credentials, rights,
+ * a namespace that is not there), `ABORTED`.
  */
 import type { temporal } from '@temporalio/proto';
 
@@ -61,7 +61,7 @@ export interface TemporalNamespace {
 
 export interface TemporalCluster {
   readonly name: string;
-  /** The namespaces that the configuration names, or all there are. */
-  namespaces(): Promise<readonly TemporalNamespace[]>;
+  /** The namespaces that the configuration names, or all there are. Calls to them end with the signal. */
+  namespaces(signal?: AbortSignal): Promise<readonly TemporalNamespace[]>;
   close(): Promise<void>;
 }

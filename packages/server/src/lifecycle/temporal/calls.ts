@@ -1,7 +1,12 @@
-/** Every call to one cluster: its rate, its deadline, and what its failures mean. */
+/**
+ * Every call to one cluster: its rate, its deadline, how often it is asked, and what its failures mean.
+ *
+ * A first scan may take hours, and a cluster that restarts in between must not end it. So what may pass is asked again, with
+ * longer and longer pauses: at most ten times, and not once four deadlines have passed since the first failure.
+ */
 import { type Clock, LpsError, manyListeners } from '@large-payload/core';
 import type { Connection } from '@temporalio/client';
-import { grpcFailure, grpcStatus, temporalError } from './grpc-failure.js';
+import { grpcFailure, grpcStatus, mayPass, temporalError } from './grpc-failure.js';
 import { RequestRate } from './request-rate.js';
 
 export interface CallsOptions {
@@ -11,6 +16,8 @@ export interface CallsOptions {
   readonly clock: Clock;
   /** For one request, in ms. */
   readonly deadlineMs: number;
+  /** For the pauses, as `Math.random`. */
+  readonly random?: () => number;
 }
 
 export interface Call<Answer> {
@@ -19,21 +26,24 @@ export interface Call<Answer> {
   readonly namespace?: string;
   /** Lists and counts: of those the server allows 10 a second in a namespace, whoever asks. */
   readonly isVisibility?: boolean;
+  /** Of `until`. Default: until `close`. */
+  readonly signal?: AbortSignal;
   ask(connection: Connection): Promise<Answer>;
 }
 
 /** Below the server's 10, which people and their UI want a part of. */
 const visibilityPerSecond = 8;
-/** How often a server that says it is busy is asked, and the pauses between. */
-const attempts = 6;
+const attempts = 10;
 const firstPauseMs = 250;
+const longestPauseMs = 30_000;
+/** From the first failure of a call to its last attempt, in deadlines. */
+const patience = 4;
 
 export class Calls {
   readonly #options: CallsOptions;
   readonly #rate: RequestRate;
   readonly #visibilityRates = new Map<string, RequestRate>();
   readonly #closing = new AbortController();
-  readonly #underWay = new Set<AbortController>();
 
   constructor(options: CallsOptions) {
     this.#options = options;
@@ -54,23 +64,21 @@ export class Calls {
     }
   }
 
-  /** One request, and again only when the server says that it is busy. Throws what gRPC throws, or ABORTED after `close`. */
+  /** Throws what gRPC throws, of the last attempt; ABORTED after `close`, or when the call's signal is aborted. */
   async raw<Answer>(call: Call<Answer>): Promise<Answer> {
-    const { connection, deadlineMs } = this.#options;
+    const { clock, deadlineMs, random = Math.random } = this.#options;
+    let lastTryAt: number | undefined;
     for (let attempt = 1; ; attempt += 1) {
       await this.#turn(call);
       try {
-        return await this.#cancellable((signal) =>
-          connection.withAbortSignal(signal, () =>
-            connection.withDeadline(Date.now() + deadlineMs, () => call.ask(connection)),
-          ),
-        );
+        return await this.#once(call);
       } catch (error) {
-        if (this.#closing.signal.aborted) throw this.#aborted(call);
-        if (attempt >= attempts || !isBusy(error)) throw error;
-        this.#ratesOf(call)
-          .at(-1)
-          ?.pause(firstPauseMs * 2 ** (attempt - 1));
+        if (this.#signalOf(call).aborted) throw this.#aborted(call);
+        const now = clock.monotonicMs();
+        lastTryAt ??= now + patience * deadlineMs;
+        const pauseMs = pauseAfter(attempt, random());
+        if (attempt >= attempts || !mayPass(error) || isTooLarge(error) || now + pauseMs > lastTryAt) throw error;
+        await this.#pause(call, pauseMs, error);
       }
     }
   }
@@ -79,30 +87,53 @@ export class Calls {
     return error instanceof LpsError ? error : temporalError(this.nameOf(call), error);
   }
 
+  /** For calls that nobody waits for any more once this one is aborted. */
+  until(signal: AbortSignal | undefined): AbortSignal {
+    const { signal: closing } = this.#closing;
+    return manyListeners(signal === undefined ? closing : AbortSignal.any([closing, signal]));
+  }
+
   /** What waits for its turn, or for an answer, throws ABORTED. */
   close(): void {
     this.#closing.abort();
-    for (const controller of this.#underWay) controller.abort();
   }
 
-  /** A signal for each request: the connection never takes its listener off the one it is given. */
-  async #cancellable<Answer>(ask: (signal: AbortSignal) => Promise<Answer>): Promise<Answer> {
+  /** With a signal of its own: the connection never takes its listener off the one it is given. */
+  async #once<Answer>(call: Call<Answer>): Promise<Answer> {
+    const { connection, deadlineMs } = this.#options;
+    const signal = this.#signalOf(call);
     const controller = new AbortController();
-    this.#underWay.add(controller);
+    const abort = (): void => controller.abort();
+    signal.addEventListener('abort', abort, { once: true });
     try {
-      return await ask(controller.signal);
+      return await connection.withAbortSignal(controller.signal, () =>
+        connection.withDeadline(Date.now() + deadlineMs, () => call.ask(connection)),
+      );
     } finally {
-      this.#underWay.delete(controller);
+      signal.removeEventListener('abort', abort);
     }
   }
 
   async #turn(call: Call<unknown>): Promise<void> {
+    const signal = this.#signalOf(call);
     for (const rate of this.#ratesOf(call)) {
-      await rate.take(manyListeners(this.#closing.signal)).catch(() => {
+      await rate.take(signal).catch(() => {
         throw this.#aborted(call);
       });
     }
-    if (this.#closing.signal.aborted) throw this.#aborted(call);
+    if (signal.aborted) throw this.#aborted(call);
+  }
+
+  /** One that is busy gets no other calls either. */
+  async #pause(call: Call<unknown>, pauseMs: number, error: unknown): Promise<void> {
+    if (grpcFailure(error)?.status === grpcStatus.RESOURCE_EXHAUSTED) return this.#ratesOf(call).at(-1)?.pause(pauseMs);
+    await this.#options.clock.sleep(pauseMs, this.#signalOf(call)).catch(() => {
+      throw this.#aborted(call);
+    });
+  }
+
+  #signalOf({ signal }: Call<unknown>): AbortSignal {
+    return signal ?? manyListeners(this.#closing.signal);
   }
 
   /** The narrowest last: that is the one which a busy server means. */
@@ -116,16 +147,18 @@ export class Calls {
   }
 
   #aborted(call: Call<unknown>): LpsError {
-    return new LpsError('ABORTED', `${this.nameOf(call)}: the connection is closed`);
+    const why = this.#closing.signal.aborted ? 'the connection is closed' : 'it was broken off';
+    return new LpsError('ABORTED', `${this.nameOf(call)}: ${why}`);
   }
 }
 
-/** RESOURCE_EXHAUSTED is also what an answer gets that is too large: asking again would not make it smaller. */
-function isBusy(error: unknown): boolean {
-  return grpcFailure(error)?.status === grpcStatus.RESOURCE_EXHAUSTED && !isTooLarge(error);
+/** In ms; the later half of it is left to chance, so that those who failed together do not come back together. */
+function pauseAfter(attempt: number, random: number): number {
+  const pauseMs = Math.min(longestPauseMs, firstPauseMs * 2 ** (attempt - 1));
+  return (pauseMs * (1 + random)) / 2;
 }
 
-/** Said by gRPC itself, not by the server. */
+/** Said by gRPC itself, not by the server: asking again would not make the answer smaller. */
 export function isTooLarge(error: unknown): boolean {
   const failure = grpcFailure(error);
   return failure?.status === grpcStatus.RESOURCE_EXHAUSTED && /larger than max/i.test(failure.message);

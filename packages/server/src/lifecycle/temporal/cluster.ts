@@ -28,10 +28,11 @@ import { askWhole, unknownFieldsOf } from './unknown-fields.js';
 
 export interface ClusterOptions {
   readonly clock?: Clock;
-  /** For one request. Default 30,000 ms. */
+  /** For one request, in ms. Default: that of the settings. */
   readonly deadlineMs?: number;
 }
 
+const defaultTimeoutMs = 30_000;
 /** What the server allows at most; fewer when they are so large that an answer cannot be taken. Lists show memos. */
 const holdersPerPage = [1000, 100, 10, 1] as const;
 const eventsPerPage = [256, 32, 4, 1] as const;
@@ -54,7 +55,8 @@ class GrpcCluster implements TemporalCluster {
   readonly #clock: Clock;
   #apiKey = '';
 
-  constructor(settings: ClusterSettings, { clock = systemClock, deadlineMs = 30_000 }: ClusterOptions) {
+  constructor(settings: ClusterSettings, options: ClusterOptions) {
+    const { clock = systemClock, deadlineMs = settings.requestTimeoutMs ?? defaultTimeoutMs } = options;
     this.#settings = settings;
     this.#clock = clock;
     const { address, tls, requestsPerSecond, apiKeyFile } = settings;
@@ -62,7 +64,7 @@ class GrpcCluster implements TemporalCluster {
       address,
       tls: tls === undefined ? false : tlsOptions(tls),
       ...(apiKeyFile === undefined ? {} : { apiKey: () => this.#apiKey }),
-      // retries are the business of whoever marks
+      // asking again is the business of Calls
       interceptors: [],
       channelArgs: { 'grpc.max_receive_message_length': maxAnswerBytes },
     });
@@ -74,11 +76,12 @@ class GrpcCluster implements TemporalCluster {
     return this.#settings.name;
   }
 
-  async namespaces(): Promise<readonly TemporalNamespace[]> {
+  async namespaces(signal?: AbortSignal): Promise<readonly TemporalNamespace[]> {
     const { namespaces } = this.#settings;
-    const names = namespaces === 'all' ? await this.#listNamespaces() : namespaces;
+    const until = this.#calls.until(signal);
+    const names = namespaces === 'all' ? await this.#listNamespaces(until) : namespaces;
     return names.map(
-      (name) => new GrpcNamespace(name, this.#settings, this.#calls, this.#clock, () => this.#readKey()),
+      (name) => new GrpcNamespace(name, this.#settings, this.#calls, this.#clock, until, () => this.#readKey()),
     );
   }
 
@@ -87,12 +90,13 @@ class GrpcCluster implements TemporalCluster {
     await this.#connection.close();
   }
 
-  async #listNamespaces(): Promise<string[]> {
+  async #listNamespaces(signal: AbortSignal): Promise<string[]> {
     await this.#readKey();
     const names: string[] = [];
     for (let nextPageToken = new Uint8Array(); ; ) {
       const { namespaces, nextPageToken: next } = await this.#calls.call({
         method: 'ListNamespaces',
+        signal,
         ask: ({ workflowService }) => workflowService.listNamespaces({ pageSize: 100, nextPageToken }),
       });
       const there = namespaces.filter(
@@ -118,16 +122,25 @@ class GrpcNamespace implements TemporalNamespace {
   readonly #settings: ClusterSettings;
   readonly #calls: Calls;
   readonly #clock: Clock;
+  readonly #signal: AbortSignal;
   readonly #readKey: () => Promise<void>;
   /** As it was last described. */
   #id: string | undefined;
   #idSeenAt = Number.NEGATIVE_INFINITY;
 
-  constructor(name: string, settings: ClusterSettings, calls: Calls, clock: Clock, readKey: () => Promise<void>) {
+  constructor(
+    name: string,
+    settings: ClusterSettings,
+    calls: Calls,
+    clock: Clock,
+    signal: AbortSignal,
+    readKey: () => Promise<void>,
+  ) {
     this.name = name;
     this.#settings = settings;
     this.#calls = calls;
     this.#clock = clock;
+    this.#signal = signal;
     this.#readKey = readKey;
   }
 
@@ -218,13 +231,16 @@ class GrpcNamespace implements TemporalNamespace {
   }
 
   async #clusterInfo(): Promise<{ clusterId: string; clusterName: string; serverVersion: string }> {
+    const signal = this.#signal;
     const info = await this.#calls.call({
       method: 'GetClusterInfo',
+      signal,
       ask: ({ workflowService }) => workflowService.getClusterInfo({}),
     });
     if (info.serverVersion !== '') return info;
     const { serverVersion } = await this.#calls.call({
       method: 'GetSystemInfo',
+      signal,
       ask: ({ workflowService }) => workflowService.getSystemInfo({}),
     });
     return { ...info, serverVersion };
@@ -291,8 +307,8 @@ class GrpcNamespace implements TemporalNamespace {
     isVisibility: boolean,
     ask: (connection: Connection, namespace: string) => Promise<Answer>,
   ): Call<Answer> {
-    const namespace = this.name;
-    return { method, namespace, isVisibility, ask: (connection) => ask(connection, namespace) };
+    const [namespace, signal] = [this.name, this.#signal];
+    return { method, namespace, isVisibility, signal, ask: (connection) => ask(connection, namespace) };
   }
 
   async #requireSameNamespace(call: Call<unknown>): Promise<void> {

@@ -43,6 +43,14 @@ const refusals = new Set<number>([
   grpcStatus.UNIMPLEMENTED,
   grpcStatus.NOT_FOUND,
 ]);
+/** What an operator looks at first. */
+const advice: Readonly<Record<number, string>> = {
+  [grpcStatus.UNAUTHENTICATED]: 'is the key in api-key-file, or the certificate, still valid?',
+  [grpcStatus.PERMISSION_DENIED]: 'may these credentials read everything in the namespace?',
+  [grpcStatus.NOT_FOUND]: 'is the namespace still there, and is this the right cluster?',
+  [grpcStatus.UNAVAILABLE]: 'does the cluster run, at the address in the clusters file?',
+  [grpcStatus.DEADLINE_EXCEEDED]: 'is the cluster overloaded, or request-timeout-seconds too short?',
+};
 const detailNames = 'temporal.api.errordetails.v1.';
 
 /** Of an error that a gRPC service threw; `undefined` for any other. */
@@ -50,6 +58,12 @@ export function grpcFailure(error: unknown): GrpcFailure | undefined {
   if (!(error instanceof Error) || !('code' in error) || typeof error.code !== 'number') return undefined;
   const said = 'details' in error && typeof error.details === 'string' ? error.details : error.message;
   return { status: error.code, message: said.replaceAll(/\s+/g, ' ').trim(), details: detailsOf(error) };
+}
+
+/** Whether the same call may succeed later. */
+export function mayPass(error: unknown): boolean {
+  const failure = grpcFailure(error);
+  return failure !== undefined && !refusals.has(failure.status);
 }
 
 /** `what` names cluster, call and namespace: `production: ListSchedules of payments`. */
@@ -61,7 +75,9 @@ export function temporalError(what: string, error: unknown): LpsError {
   }
   const status = statusNames.get(failure.status) ?? `status ${failure.status}`;
   const code = refusals.has(failure.status) ? 'TEMPORAL_REFUSED' : 'TEMPORAL_UNAVAILABLE';
-  return new LpsError(code, `${what}: ${status}: ${failure.message}`, { cause: error, details: { status } });
+  const todo = advice[failure.status];
+  const message = `${what}: ${status}: ${failure.message}${todo === undefined ? '' : `; ${todo}`}`;
+  return new LpsError(code, message, { cause: error, details: { status } });
 }
 
 /**
