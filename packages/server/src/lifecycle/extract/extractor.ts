@@ -7,7 +7,9 @@
  *
  * What the search finds too much only keeps a blob. What cannot be read makes a gap, and a mark with a gap permits nothing.
  */
+import { type Clock, systemClock } from '@large-payload/core';
 import type { PayloadCodec } from '@temporalio/common';
+import { Decoder } from './decoder.js';
 import { typeNamed } from './descriptors.js';
 import { type Extraction, Findings, quoted, tooMuch } from './findings.js';
 import { Budget, defaultLimits, type ExtractLimits } from './limits.js';
@@ -26,6 +28,7 @@ export interface ExtractorOptions {
   /** Of payloads that no codec here decodes and that never hold a claim, by an operator's word. `driver:{name}` for references. */
   readonly claimFreeEncodings?: readonly string[];
   readonly limits?: Partial<ExtractLimits>;
+  readonly clock?: Clock;
 }
 
 export interface Extractor {
@@ -41,12 +44,15 @@ export interface Collection {
   result(): Extraction;
 }
 
-export function openExtractor({ codecs, claimFreeEncodings = [], limits }: ExtractorOptions = {}): Extractor {
+export function openExtractor(given: ExtractorOptions = {}): Extractor {
+  const { codecs, claimFreeEncodings = [], clock = systemClock } = given;
   const { preStorage = [], postStorage = [] } = codecs ?? {};
+  const limits = { ...defaultLimits, ...given.limits };
+  const decoding = [...[...postStorage].reverse(), ...[...preStorage].reverse()];
   const options: ReaderOptions = {
-    decoders: [...[...postStorage].reverse(), ...[...preStorage].reverse()],
+    decoders: decoding.map((codec) => new Decoder(codec, limits.decodeMs, clock)),
     claimFree: new Set(claimFreeEncodings),
-    limits: { ...defaultLimits, ...limits },
+    limits,
   };
   const collect = (): Collection => new Collected(options);
   return {

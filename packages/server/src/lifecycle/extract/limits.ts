@@ -18,6 +18,8 @@ export interface ExtractLimits {
   readonly edges: number;
   /** Different ones, in one result. */
   readonly gaps: number;
+  /** That a codec may take for one payload, in ms. */
+  readonly decodeMs: number;
 }
 
 const MiB = 1024 * 1024;
@@ -32,6 +34,7 @@ export const defaultLimits: ExtractLimits = {
   partsPerMessage: 1_000_000,
   edges: 100_000,
   gaps: 32,
+  decodeMs: 30_000,
 };
 
 /** What is left of the limits for one message. */

@@ -1,7 +1,7 @@
 /** What one payload holds: its claim, after the codecs, and whatever the search finds in it and in its decoded forms. */
 import type { Digest } from '@large-payload/core';
-import type { Payload, PayloadCodec } from '@temporalio/common';
-import { runCodec } from '../../codec/codec-batches.js';
+import type { Payload } from '@temporalio/common';
+import type { Decoder } from './decoder.js';
 import { type Findings, quoted, tooMuch } from './findings.js';
 import type { Budget, ExtractLimits } from './limits.js';
 import { claimOf, metadataText, type PayloadClaim } from './payload-claims.js';
@@ -9,7 +9,7 @@ import { minSearchedBytes, Search } from './search.js';
 
 export interface ReaderOptions {
   /** In the order of decoding. */
-  readonly decoders: readonly PayloadCodec[];
+  readonly decoders: readonly Decoder[];
   readonly claimFree: ReadonlySet<string>;
   readonly limits: ExtractLimits;
 }
@@ -72,7 +72,7 @@ export class PayloadReader {
         before = current;
         for (const decoder of this.#options.decoders) {
           if (claim !== undefined) return { forms, claim };
-          const next = await decodedBy(decoder, current);
+          const next = await decoder.decode(current);
           if (isSame(current, next)) continue;
           forms.push(next);
           current = next;
@@ -128,12 +128,6 @@ export class PayloadReader {
     this.#sincePause = 0;
     await new Promise((resolve) => setImmediate(resolve));
   }
-}
-
-/** A copy goes to the codec: it is code of other people. */
-async function decodedBy(codec: PayloadCodec, payload: Payload): Promise<Payload> {
-  const [decoded = payload] = await runCodec(codec, 'decode', [{ ...payload }], '');
-  return decoded;
 }
 
 function isSame(before: Payload, after: Payload): boolean {
