@@ -108,25 +108,39 @@ function markStatements(schema: string) {
         WHERE h.namespace_id = $1 AND h.kind = $2 AND h.external_id = found.id
           AND (h.gone_at IS NOT NULL OR (h.is_done AND NOT found.is_closed))`,
     },
-    /** As above; one row for each that this mark had not seen. */
+    /**
+     * As above; one row for each that this mark had not seen. Those that it has seen are left out first: a conflict would
+     * lock and log each of them, in every list that only finds what the one before had.
+     */
     noteHolders: {
       text: `INSERT INTO ${holder} AS h (namespace_id, kind, external_id, seen_by)
-        SELECT DISTINCT $1::bigint, $2, id, $4::bigint FROM unnest($3::text[]) found (id) ORDER BY id
+        SELECT DISTINCT $1::bigint, $2, id, $4::bigint FROM unnest($3::text[]) found (id)
+        WHERE NOT EXISTS (SELECT FROM ${holder} s
+          WHERE s.namespace_id = $1 AND s.kind = $2 AND s.external_id = found.id AND s.seen_by = $4 OFFSET 0)
+        ORDER BY id
         ON CONFLICT (namespace_id, kind, external_id) DO UPDATE SET seen_by = $4
           WHERE h.seen_by IS DISTINCT FROM $4
         RETURNING h.id`,
     },
-    /** $1 holder, $2 namespace, $3 mark, $4 cursor or null, $5 done. No row: it was forgotten. */
-    saveHolder: {
-      text: `UPDATE ${holder} SET scanned_by = $3, cursor = coalesce($4, cursor), is_done = $5, gone_at = NULL
-        WHERE id = $1 AND namespace_id = $2 RETURNING id`,
-    },
-    /** $1 holder, whose row is locked; $2 digests, $3 namespaces. */
-    addEdges: {
-      text: `INSERT INTO ${edge} (holder_id, digest, namespace)
-        SELECT $1, digest, namespace FROM unnest($2::bytea[], $3::text[]) found (digest, namespace)
-        ON CONFLICT DO NOTHING`,
-    },
+    /**
+     * $1 holder, $2 namespace, $3 mark, $4 cursor or null, $5 done, $6 digests, $7 their namespaces. One statement, for one
+     * round trip a scan: the mark is locked before the holder. Not open: it has ended or was forgotten; not saved: the
+     * holder was forgotten.
+     */
+    saveScan: named(
+      'save_scan',
+      `WITH held AS MATERIALIZED (
+        SELECT id FROM ${mark} WHERE id = $3 AND ended_at IS NULL FOR SHARE
+      ), saved AS (
+        UPDATE ${holder} SET scanned_by = $3, cursor = coalesce($4, cursor), is_done = $5, gone_at = NULL
+        WHERE id = $1 AND namespace_id = $2 AND EXISTS (SELECT FROM held) RETURNING id
+      ), added AS (
+        INSERT INTO ${edge} (holder_id, digest, namespace)
+        SELECT saved.id, digest, namespace FROM saved, unnest($6::bytea[], $7::text[]) found (digest, namespace)
+        ON CONFLICT DO NOTHING
+      )
+      SELECT EXISTS (SELECT FROM held) AS is_open, EXISTS (SELECT FROM saved) AS is_saved`,
+    ),
     /** $1 namespace, $2 mark, $3 behind this id, $4 limit. */
     unseenHolders: named(
       'unseen_holders',

@@ -368,6 +368,25 @@ describe('holders', () => {
     }
   });
 
+  it('a scan that comes while its mark ends waits, and saves nothing', async () => {
+    const { lifecycle, fixture } = harness;
+    const mark = await lifecycle.beginMark(fence, namespace, hourMs);
+    await lifecycle.noteHolders(mark, 'run', [{ id: 'late', isClosed: false }]);
+    const [holder] = await lifecycle.unscannedHolders(mark, 0n, 9);
+    if (holder === undefined) throw new Error('there is no holder');
+    const end = (client: pg.PoolClient) =>
+      client.query(`UPDATE ${fixture.schema}.mark SET ended_at = clock_timestamp() WHERE id = $1`, [mark.id]);
+    const edges = [{ digest: newKey('orders').digest }];
+    const saving = meanwhile(end, () => lifecycle.saveScan(mark, holder, { edges, cursor: '1', isDone: true }));
+    await expect(saving).rejects.toMatchObject({ code: 'ABORTED' });
+    const { rows } = await fixture.sql.query(
+      `SELECT cursor, (SELECT count(*) FROM ${fixture.schema}.edge WHERE holder_id = h.id) AS edges
+      FROM ${fixture.schema}.holder h WHERE id = $1`,
+      [holder.id],
+    );
+    expect(rows).toEqual([{ cursor: null, edges: '0' }]);
+  });
+
   it('marks of a namespace whose identity is being accepted wait, and begin behind it', async () => {
     const { lifecycle, fixture } = harness;
     const lock = (client: pg.PoolClient) =>

@@ -135,21 +135,23 @@ class PostgresLifecycle implements LifecycleCatalog {
     });
   }
 
-  saveScan(
+  async saveScan(
     mark: Mark,
     holder: HolderRow,
     scan: { readonly edges: readonly Edge[]; readonly cursor?: string | undefined; readonly isDone: boolean },
   ): Promise<void> {
     const { edges, cursor, isDone } = scan;
-    return this.#saving(mark, async (run) => {
-      const values = [holder.id, mark.namespace.id, mark.id, cursor ?? null, isDone];
-      const [saved] = await run(this.#sql.saveHolder, values);
-      if (saved === undefined) throw new LpsError('ABORTED', 'the holder was forgotten while it was read');
-      for (let at = 0; at < edges.length; at += edgesAtOnce) {
-        const some = edges.slice(at, at + edgesAtOnce);
-        const digests = some.map(({ digest }) => Buffer.from(hexOf(digest), 'hex'));
-        await run(this.#sql.addEdges, [holder.id, digests, some.map(({ namespace }) => namespace ?? '')]);
-      }
+    const save = async (run: Run, some: readonly Edge[]): Promise<void> => {
+      const digests = some.map(({ digest }) => Buffer.from(hexOf(digest), 'hex'));
+      const namespaces = some.map(({ namespace }) => namespace ?? '');
+      const values = [holder.id, mark.namespace.id, mark.id, cursor ?? null, isDone, digests, namespaces];
+      const [saved] = await run(this.#sql.saveScan, values);
+      if (saved?.is_open !== true) throw markIsOver();
+      if (saved.is_saved !== true) throw new LpsError('ABORTED', 'the holder was forgotten while it was read');
+    };
+    if (edges.length <= edgesAtOnce) return save(this.#database.run, edges);
+    return this.#database.transaction(async (run) => {
+      for (let at = 0; at < edges.length; at += edgesAtOnce) await save(run, edges.slice(at, at + edgesAtOnce));
     });
   }
 
