@@ -63,16 +63,22 @@ CREATE INDEX holder_walk ON holder (namespace_id, id);
 CREATE INDEX holder_gone ON holder (gone_at, id) WHERE gone_at IS NOT NULL;
 
 -- A holder carries a claim of these bytes. By digest, so that a blob that is adopted, imported or uploaded again later
--- has its edges already. Rows are added while the holder's row is locked, and go with it.
+-- has its edges already. Rows are written while the holder's row is locked, and go with it.
 CREATE TABLE edge (
   holder_id bigint NOT NULL,
+  -- of mutable edges: when a whole scan did not find it any more. It stays for a while: a copy may have been on its way.
+  lost_at timestamptz,
+  -- found only in what the holder may replace: the arguments of a schedule, a heartbeat
+  is_mutable boolean NOT NULL DEFAULT false,
   digest bytea NOT NULL CHECK (length(digest) = 32),
   -- the blob's, from the key in the claim; '' where only a digest was found: that holds in every namespace
   namespace text COLLATE "C" NOT NULL,
-  PRIMARY KEY (holder_id, digest, namespace)
+  PRIMARY KEY (holder_id, digest, namespace),
+  CHECK (is_mutable OR lost_at IS NULL)
 );
 
 CREATE INDEX edge_digest ON edge (digest, namespace);
+CREATE INDEX edge_lost ON edge (lost_at) WHERE lost_at IS NOT NULL;
 
 -- What people keep, whoever refers to it. The store has the same in `.lps/pins/{id}`, written before the row is.
 CREATE TABLE pin (

@@ -2,7 +2,7 @@
  * One round of the collection, run by the leader:
  *
  *   is the database as new as the store? ─ mark every namespace of every cluster ─ brakes ─ sweep each blob namespace ─
- *   delete what was retired ─ forget holders that have been gone for long
+ *   delete what was retired ─ forget holders that have been gone for long, and edges that were lost as long ago
  *
  * All that a round knows is in the catalog, so a leader that dies is followed by one that goes on. Nothing is done twice to
  * a different end: marks begin anew, decisions are conditional, names of objects are used once.
@@ -85,7 +85,9 @@ export class Collection {
       namespaces.push(await this.#sweep(blobNamespace, fence, signal));
     }
     const deleted = await this.#deleteRetired(signal);
-    await catalog.forgetGone(lingerOf(times, await this.#lastMarks()), 10_000);
+    const lingerMs = lingerOf(times, await this.#lastMarks());
+    await catalog.forgetGone(lingerMs, 10_000);
+    await catalog.forgetLost(lingerMs, 100_000);
     return { namespaces, deleted };
   }
 

@@ -5,4 +5,9 @@ export interface Edge {
   readonly digest: Digest;
   /** The blob's namespace, from the key in the claim; absent where only a digest was found: then it holds in all of them. */
   readonly namespace?: string;
+  /**
+   * Found in what the holder may replace without a trace: a schedule's arguments, a heartbeat. It goes when a whole scan does
+   * not find it any more, and some time after that.
+   */
+  readonly isMutable?: boolean;
 }

@@ -52,6 +52,16 @@ export interface Mark {
   readonly scanned: number;
 }
 
+/** Who carries a claim of a blob, as far as is known. */
+export interface HolderOfBlob {
+  readonly namespace: KnownNamespace;
+  readonly holder: HolderRow;
+  /** Its key was not found there: it may be that of another namespace. */
+  readonly isByDigestAlone: boolean;
+  /** When a whole scan did not find it any more. */
+  readonly lostAt?: Date;
+}
+
 /** What permits a sweep of one blob namespace: touches before `untouchedSince` do not count, edges and pins do. */
 export interface Permission {
   readonly blobNamespace: string;
@@ -132,7 +142,11 @@ export interface LifecycleCatalog {
     kind: HolderKind['name'],
     found: readonly { readonly id: string; readonly isClosed: boolean }[],
   ): Promise<number>;
-  /** In one transaction: edges, cursor, whether it is done, and that this mark has scanned it. Without a cursor the old one stays. */
+  /**
+   * In one transaction: edges, cursor, whether it is done, and that this mark has scanned it. A cursor says that the scan was
+   * whole: mutable edges of the holder that are not among these are lost from now on, until they are found again. Without
+   * one the old cursor stays, and nothing is lost.
+   */
   saveScan(
     mark: Mark,
     holder: HolderRow,
@@ -146,6 +160,8 @@ export interface LifecycleCatalog {
   markGone(holder: HolderRow): Promise<void>;
   /** Removes holders that have been gone for so long, and their edges; at most `limit`. Returns how many. */
   forgetGone(lingerMs: number, limit: number): Promise<number>;
+  /** Removes edges that have been lost for so long; at most `limit`. Returns how many. */
+  forgetLost(lingerMs: number, limit: number): Promise<number>;
   endMark(
     fence: Fence,
     mark: Mark,
@@ -195,10 +211,7 @@ export interface LifecycleCatalog {
   // why
   /** A blob as it stands, whatever its state. */
   blob(key: BlobKey): Promise<BlobRow | undefined>;
-  holdersOf(
-    key: BlobKey,
-    limit: number,
-  ): Promise<{ readonly namespace: KnownNamespace; readonly holder: HolderRow; readonly isByDigestAlone: boolean }[]>;
+  holdersOf(key: BlobKey, limit: number): Promise<HolderOfBlob[]>;
   /** Those that still hold, the newest first, 10,000 at most. Of a key: those that keep it; of a prefix: also those below it. */
   pins(key?: string): Promise<Pin[]>;
   /** Touches what it names, and revives what is quarantined; the same id again changes nothing. Throws INVALID_KEY. */

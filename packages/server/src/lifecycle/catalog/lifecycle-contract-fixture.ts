@@ -128,9 +128,18 @@ async function idOf(key: BlobKey): Promise<bigint> {
   return row.id;
 }
 
+/** Of all its edges; `null` when it has none. */
+async function lostAt(key: BlobKey): Promise<Date | undefined | null> {
+  const [found, ...others] = await lifecycle.holdersOf(key, 9);
+  if (others.length > 0) throw new Error('it has several holders');
+  return found === undefined ? null : found.lostAt;
+}
+
 async function stateOf(key: BlobKey): Promise<BlobState | undefined> {
   return (await harness.read(key))?.state;
 }
+
+const asMutable = (edge: Edge): Edge => ({ ...edge, isMutable: true });
 
 /** A holder that has these edges. */
 async function hold(edges: readonly Edge[]): Promise<{ mark: Mark; holder: HolderRow; namespace: KnownNamespace }> {
@@ -369,9 +378,78 @@ function testHolders(): void {
     expect(await lifecycle.holdersOf(key, 1)).toHaveLength(1);
   });
 
+  it('loses a mutable edge that a whole scan does not find again, and forgets it in time', async () => {
+    const [gone, kept] = [await garbage(), await garbage()];
+    const edge = (key: BlobKey): Edge => ({ digest: key.digest, namespace: orders, isMutable: true });
+    const { mark, holder } = await hold([edge(gone), edge(kept)]);
+    expect(await lostAt(gone)).toBeUndefined();
+    await lifecycle.saveScan(mark, holder, { edges: [edge(kept)], cursor: '8', isDone: false });
+    const since = await lostAt(gone);
+    expect(since).toBeInstanceOf(Date);
+    await lifecycle.saveScan(mark, holder, { edges: [edge(kept)], cursor: '9', isDone: false }); // the first time counts
+    expect(await lostAt(gone)).toEqual(since);
+    await harness.pass(3 * hourMs);
+    expect(await lifecycle.forgetLost(5 * hourMs, 100)).toBe(0);
+    expect(await lifecycle.candidates(await permit(), 0n, 9)).toEqual([]);
+    await harness.pass(3 * hourMs);
+    expect(await lifecycle.forgetLost(5 * hourMs, 100)).toBe(1);
+    expect(await lifecycle.holdersOf(gone, 9)).toEqual([]);
+    expect(await lostAt(kept)).toBeUndefined();
+    expect(ids(await lifecycle.candidates(await permit(), 0n, 9))).toEqual([await idOf(gone)]);
+  });
+
+  it('loses nothing by a scan that is not whole, nor what was ever found where nothing changes', async () => {
+    const [state, history] = [newKey(orders), newKey(orders)];
+    const mutable = [state, history].map(({ digest }): Edge => ({ digest, isMutable: true }));
+    const { mark, holder } = await hold([...mutable, { digest: history.digest }]);
+    await lifecycle.saveScan(mark, holder, { edges: [], isDone: false });
+    expect(await lostAt(state)).toBeUndefined();
+    await lifecycle.saveScan(mark, holder, { edges: [], cursor: '8', isDone: false });
+    expect(await lostAt(state)).toBeInstanceOf(Date);
+    expect(await lostAt(history)).toBeUndefined();
+    await lifecycle.saveScan(mark, holder, { edges: mutable, isDone: false });
+    await harness.pass(9 * hourMs);
+    expect(await lifecycle.forgetLost(hourMs, 100)).toBe(0);
+    // a heartbeat that was moved into the history
+    await lifecycle.saveScan(mark, holder, { edges: [{ digest: state.digest }], cursor: '9', isDone: false });
+    await lifecycle.saveScan(mark, holder, { edges: mutable, cursor: '9', isDone: false });
+    await lifecycle.saveScan(mark, holder, { edges: [], cursor: '9', isDone: true });
+    expect([await lostAt(state), await lostAt(history)]).toEqual([undefined, undefined]);
+  });
+
+  it('keeps what was lost and found again, by a holder that is closed as well', async () => {
+    const key = newKey(orders);
+    const edges = [{ digest: key.digest, isMutable: true }];
+    for (const isDone of [false, true]) {
+      const { mark, holder } = await hold(edges);
+      await lifecycle.saveScan(mark, holder, { edges: [], cursor: '8', isDone: false });
+      expect(await lostAt(key)).toBeInstanceOf(Date);
+      await harness.pass(2 * hourMs);
+      await lifecycle.saveScan(mark, holder, { edges, cursor: '9', isDone });
+      await lifecycle.forgetLost(hourMs, 100);
+      expect(await lostAt(key)).toBeUndefined();
+      await lifecycle.markGone(holder);
+      await harness.pass(hourMs);
+      await lifecycle.forgetGone(hourMs, 100);
+    }
+  });
+
+  it('loses thousands of edges at once, and forgets no more than the limit', async () => {
+    const many = Array.from({ length: 6000 }, () => ({ digest: newKey().digest, namespace: orders, isMutable: true }));
+    const { mark, holder } = await hold(many);
+    await lifecycle.saveScan(mark, holder, { edges: many.slice(0, 5999), cursor: '8', isDone: false });
+    await harness.pass(hourMs);
+    expect(await lifecycle.forgetLost(hourMs, 9999)).toBe(1);
+    await lifecycle.saveScan(mark, holder, { edges: many.slice(0, 5), cursor: '9', isDone: false });
+    await harness.pass(hourMs);
+    expect(await lifecycle.forgetLost(hourMs, 10)).toBe(10);
+    expect(await lifecycle.forgetLost(hourMs, 9999)).toBe(5984);
+    expect(await lostAt({ ...newKey(orders), digest: many[4]?.digest ?? newKey().digest })).toBeUndefined();
+  });
+
   it('keeps edges over scans, and takes thousands at once', async () => {
     const many = Array.from({ length: 12_000 }, () => ({ digest: newKey().digest, namespace: orders }));
-    const { mark, holder } = await hold([...many, ...many.slice(0, 10)]);
+    const { mark, holder } = await hold([...many, ...many.slice(0, 10), ...many.slice(0, 10).map(asMutable)]);
     await lifecycle.saveScan(mark, holder, { edges: many.slice(5, 20), cursor: '8', isDone: true });
     for (const { digest } of [many[0], many[11_999]].flatMap((edge) => edge ?? [])) {
       expect(await lifecycle.holdersOf({ ...newKey(orders), digest }, 9)).toHaveLength(1);

@@ -5,6 +5,7 @@ import type { HolderKind } from '../holders/holder-kind.js';
 import type {
   Brake,
   BrakeKind,
+  HolderOfBlob,
   HolderRow,
   KnownNamespace,
   Mark,
@@ -48,6 +49,15 @@ export function toHolder(row: Row): HolderRow {
     ...(row.cursor === null ? {} : { cursor: String(row.cursor) }),
     isDone: row.is_done === true,
     ...(row.gone_at === null ? {} : { goneAt: row.gone_at as Date }),
+  };
+}
+
+export function toHolderOfBlob(row: Row): HolderOfBlob {
+  return {
+    namespace: toKnownNamespace(row),
+    holder: toHolder(row),
+    isByDigestAlone: row.by_digest_alone === true,
+    ...(row.lost_at === null ? {} : { lostAt: row.lost_at as Date }),
   };
 }
 

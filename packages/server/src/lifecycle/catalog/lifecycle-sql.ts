@@ -19,7 +19,7 @@
  *   a pin         is inserted by who holds the leader's row: seen by 4, or it waits for the end, and then revives.
  *   an edge       counts when a mark of 2 found it: committed before that mark ended, so before 1. One that is found later is
  *                 found by a later mark: the blob is readable until then, and `retire` needs two marks that began later.
- *   an edge gone  was not needed any more, whenever that was noticed.
+ *   an edge gone  was not needed any more, whenever that was noticed: with its holder, or lost by it (docs/gc.md).
  *   other marks   (an operator accepts another identity) delete those of 2: wait for the end, or are seen.
  *
  * `state` is never set without both of its times, as in catalog/sql.ts.
@@ -123,9 +123,12 @@ function markStatements(schema: string) {
         RETURNING h.id`,
     },
     /**
-     * $1 holder, $2 namespace, $3 mark, $4 cursor or null, $5 done, $6 digests, $7 their namespaces. One statement, for one
-     * round trip a scan: the mark is locked before the holder. Not open: it has ended or was forgotten; not saved: the
-     * holder was forgotten.
+     * $1 holder, $2 namespace, $3 mark, $4 cursor or null, $5 done, $6 digests, $7 their namespaces, $8 whether they are
+     * mutable, $9 whether those are all mutable ones there are. One statement, for one round trip a scan: the mark is locked
+     * before the holder. Not open: it has ended or was forgotten; not saved: the holder was forgotten.
+     *
+     * Edges that are as they should be are left alone. Unless it is done: a scan of an earlier leader may be losing one of them
+     * at this moment, and nobody would find it again.
      */
     saveScan: named(
       'save_scan',
@@ -134,13 +137,25 @@ function markStatements(schema: string) {
       ), saved AS (
         UPDATE ${holder} SET scanned_by = $3, cursor = coalesce($4, cursor), is_done = $5, gone_at = NULL
         WHERE id = $1 AND namespace_id = $2 AND EXISTS (SELECT FROM held) RETURNING id
+      ), found AS MATERIALIZED (
+        SELECT digest, namespace, bool_and(is_mutable) AS is_mutable
+        FROM unnest($6::bytea[], $7::text[], $8::boolean[]) found (digest, namespace, is_mutable) GROUP BY digest, namespace
+      ), lost AS (
+        UPDATE ${edge} e SET lost_at = now() FROM saved
+        WHERE $9 AND e.holder_id = saved.id AND e.is_mutable AND e.lost_at IS NULL
+          AND NOT EXISTS (SELECT FROM found f WHERE f.digest = e.digest AND f.namespace = e.namespace)
       ), added AS (
-        INSERT INTO ${edge} (holder_id, digest, namespace)
-        SELECT saved.id, digest, namespace FROM saved, unnest($6::bytea[], $7::text[]) found (digest, namespace)
-        ON CONFLICT DO NOTHING
+        INSERT INTO ${edge} AS e (holder_id, digest, namespace, is_mutable)
+        SELECT saved.id, f.digest, f.namespace, f.is_mutable FROM saved, found f
+        WHERE $5 OR NOT EXISTS (SELECT FROM ${edge} e WHERE e.holder_id = saved.id AND e.digest = f.digest
+          AND e.namespace = f.namespace AND e.lost_at IS NULL AND (f.is_mutable OR NOT e.is_mutable) OFFSET 0)
+        ON CONFLICT (holder_id, digest, namespace) DO UPDATE SET lost_at = NULL, is_mutable = e.is_mutable AND excluded.is_mutable
+          WHERE e.lost_at IS NOT NULL OR (e.is_mutable AND NOT excluded.is_mutable)
       )
       SELECT EXISTS (SELECT FROM held) AS is_open, EXISTS (SELECT FROM saved) AS is_saved`,
     ),
+    /** $1 holder, whose row is locked: before all that it holds is saved in several parts. */
+    loseEdges: { text: `UPDATE ${edge} SET lost_at = now() WHERE holder_id = $1 AND is_mutable AND lost_at IS NULL` },
     /** $1 namespace, $2 mark, $3 behind this id, $4 limit. */
     unseenHolders: named(
       'unseen_holders',
@@ -170,14 +185,28 @@ function markStatements(schema: string) {
       )
       SELECT count(*)::int AS forgotten FROM forgotten`,
     ),
+    /** $1 ms, $2 limit. One that is found again meanwhile has no `lost_at` when its holder's lock is had. */
+    forgetLost: named(
+      'forget_lost',
+      `WITH due AS MATERIALIZED (
+        SELECT holder_id, digest, namespace FROM ${edge} WHERE lost_at <= now() - ${ms('$1')} ORDER BY lost_at LIMIT $2
+      ), held AS MATERIALIZED (
+        SELECT id FROM ${holder} WHERE id IN (SELECT holder_id FROM due) ORDER BY id FOR UPDATE
+      ), forgotten AS (
+        DELETE FROM ${edge} e USING due, held WHERE held.id = due.holder_id AND e.holder_id = due.holder_id
+          AND e.digest = due.digest AND e.namespace = due.namespace AND e.lost_at <= now() - ${ms('$1')} RETURNING e.holder_id
+      )
+      SELECT count(*)::int AS forgotten FROM forgotten`,
+    ),
     /** $1 digest, $2 namespace, $3 limit. */
     holdersOf: named(
       'holders_of',
       `WITH found AS (
-        SELECT holder_id, bool_and(namespace = '') AS by_digest_alone FROM ${edge}
-        WHERE digest = $1 AND namespace IN ('', $2) GROUP BY holder_id ORDER BY holder_id LIMIT $3
+        SELECT holder_id, bool_and(namespace = '') AS by_digest_alone,
+          CASE WHEN bool_and(lost_at IS NOT NULL) THEN max(lost_at) END AS lost_at
+        FROM ${edge} WHERE digest = $1 AND namespace IN ('', $2) GROUP BY holder_id ORDER BY holder_id LIMIT $3
       )
-      SELECT ${holderColumns}, found.by_digest_alone, ${namespaceColumns}
+      SELECT ${holderColumns}, found.by_digest_alone, found.lost_at, ${namespaceColumns}
       FROM found JOIN ${holder} h ON h.id = found.holder_id JOIN ${namespace} n ON n.id = h.namespace_id ORDER BY h.id`,
     ),
   };

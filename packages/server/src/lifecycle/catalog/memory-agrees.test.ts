@@ -20,7 +20,16 @@ const passes = [1_100_000, 3_700_000, 47_100_000, 91_300_000] as const;
 
 const moves = [
   ...(['begin', 'upload', 'commit late', 'abandon', 'renew', 'sweep leases', 'touch', 'adopt', 'damage'] as const),
-  ...(['mark', 'mark with a gap', 'hold', 'hold by digest', 'gone', 'forget gone', 'accept identity'] as const),
+  ...([
+    'mark',
+    'mark with a gap',
+    'hold',
+    'hold by digest',
+    'gone',
+    'forget gone',
+    'forget lost',
+    'accept identity',
+  ] as const),
   ...(['quarantine', 'retire', 'delete', 'undelete', 'pin', 'pin a prefix', 'pin for an hour', 'unpin'] as const),
   ...(['another leader', 'old leader', 'rebuilt', 'let time pass', 'let time pass', 'round'] as const),
   ...(['upload', 'mark', 'mark', 'quarantine', 'retire'] as const), // more often
@@ -61,7 +70,9 @@ class Side {
     const pins = (await lifecycle.pins()).filter(({ owner }) => owner === this.name);
     return {
       rows: rows.map((row) => row && [row.state, row.generation, row.leases]),
-      held: await Promise.all(this.keys.map(async (key) => (await lifecycle.holdersOf(key, 99)).length)),
+      held: await Promise.all(
+        this.keys.map(async (key) => (await lifecycle.holdersOf(key, 99)).map(({ lostAt }) => lostAt !== undefined)),
+      ),
       pins: pins.length,
     };
   }
@@ -168,6 +179,7 @@ class Side {
         return holder && this.harness.lifecycle.markGone(holder);
       }),
     'forget gone': () => this.harness.lifecycle.forgetGone(3_600_000, 99),
+    'forget lost': () => this.harness.lifecycle.forgetLost(3_600_000, 99),
     'accept identity': () => this.harness.lifecycle.acceptIdentity(this.#known, this.#known.identity),
     quarantine: () => this.#swept((permission, ids) => this.harness.lifecycle.quarantine(this.#fence, permission, ids)),
     retire: () =>
@@ -212,8 +224,9 @@ class Side {
     return this.#mark(async (mark) => {
       const holder = await this.#holder(mark, pick);
       if (holder === undefined) return 'none';
-      const edges = [{ digest: key.digest, ...edge }];
-      await this.harness.lifecycle.saveScan(mark, holder, { edges, cursor: `${pick}`, isDone: pick % 3 === 0 });
+      const edges = [{ digest: key.digest, ...edge, isMutable: pick > 2 }];
+      const whole = pick % 5 === 0 ? {} : { cursor: `${pick}` };
+      await this.harness.lifecycle.saveScan(mark, holder, { edges, ...whole, isDone: pick % 3 === 0 });
       return [holder.cursor, holder.isDone];
     });
   }

@@ -2,7 +2,15 @@
 import { type BlobKey, LpsError } from '@large-payload/core';
 import type { Edge } from '../edge.js';
 import type { HolderKind } from '../holders/holder-kind.js';
-import type { Fence, HolderRow, KnownNamespace, LifecycleCatalog, Mark, NamespaceName } from '../lifecycle-catalog.js';
+import type {
+  Fence,
+  HolderOfBlob,
+  HolderRow,
+  KnownNamespace,
+  LifecycleCatalog,
+  Mark,
+  NamespaceName,
+} from '../lifecycle-catalog.js';
 import type { Identity } from '../temporal-api.js';
 import type { MemoryEdges, MemoryModel } from './memory-model.js';
 
@@ -128,7 +136,8 @@ export class MemoryMarks {
     holder.cursor = scan.cursor ?? holder.cursor;
     holder.isDone = scan.isDone;
     holder.goneAt = undefined;
-    for (const { digest, namespace = '' } of scan.edges) this.edges.add(id, digest, namespace);
+    if (scan.cursor !== undefined) this.edges.lose(id, this.model.now());
+    for (const edge of scan.edges) this.edges.add(id, edge);
   }
 
   async unseenHolders(mark: Mark, after: bigint, limit: number): Promise<HolderRow[]> {
@@ -167,6 +176,10 @@ export class MemoryMarks {
     return Math.min(due.length, limit);
   }
 
+  async forgetLost(lingerMs: number, limit: number): Promise<number> {
+    return this.edges.removeLost(this.model.now() - lingerMs, limit);
+  }
+
   #forget(holder: Holder): void {
     this.#holders.delete(holder.id);
     this.#holdersByName.delete(`${holder.namespaceId} ${holder.kind} ${holder.externalId}`);
@@ -197,12 +210,13 @@ export class MemoryMarks {
     return ended.reverse().slice(0, limit);
   }
 
-  async holdersOf(key: BlobKey, limit: number): ReturnType<LifecycleCatalog['holdersOf']> {
-    const found = this.edges.of(key).flatMap(({ holder: id, isByDigestAlone }) => {
+  async holdersOf(key: BlobKey, limit: number): Promise<HolderOfBlob[]> {
+    const found = this.edges.of(key).flatMap(({ holder: id, isByDigestAlone, lostAt }): HolderOfBlob[] => {
       const holder = this.#holders.get(id);
       const namespace = holder && this.#namespaces.get(holder.namespaceId);
       if (holder === undefined || namespace === undefined) return [];
-      return [{ namespace, holder: toHolderRow(holder), isByDigestAlone }];
+      const lost = lostAt === undefined ? {} : { lostAt: new Date(lostAt) };
+      return [{ namespace, holder: toHolderRow(holder), isByDigestAlone, ...lost }];
     });
     return found.slice(0, limit);
   }

@@ -2,6 +2,7 @@
 import type { BlobKey, Digest } from '@large-payload/core';
 import { logicalKey, physicalKeyOf } from '../../catalog/blob-record.js';
 import type { BlobRow, BlobState } from '../../catalog/catalog.js';
+import type { Edge } from '../edge.js';
 
 export interface MemoryOptions {
   /** The clock of the catalog, in ms; it may jump. */
@@ -117,41 +118,80 @@ export class MemoryModel {
   }
 }
 
-/** Who holds a digest, and with which namespaces ('' for any). */
-export class MemoryEdges {
-  readonly #byDigest = new Map<Digest, Map<bigint, Set<string>>>();
-  readonly #byHolder = new Map<bigint, Set<Digest>>();
+interface MemoryEdge {
+  readonly holder: bigint;
+  readonly digest: Digest;
+  /** '' for any. */
+  readonly namespace: string;
+  isMutable: boolean;
+  lostAt: number | undefined;
+}
 
-  add(holder: bigint, digest: Digest, namespace: string): void {
-    const holders = this.#byDigest.get(digest) ?? new Map<bigint, Set<string>>();
-    this.#byDigest.set(digest, holders);
-    holders.set(holder, (holders.get(holder) ?? new Set()).add(namespace));
-    this.#byHolder.set(holder, (this.#byHolder.get(holder) ?? new Set()).add(digest));
+/** Who holds a digest, and with which namespaces. */
+export class MemoryEdges {
+  readonly #byDigest = new Map<Digest, Set<MemoryEdge>>();
+  readonly #byHolder = new Map<bigint, Map<string, MemoryEdge>>();
+
+  /** What is found once in what never changes stays found. */
+  add(holder: bigint, { digest, namespace = '', isMutable = false }: Edge): void {
+    const ofHolder = this.#byHolder.get(holder) ?? new Map<string, MemoryEdge>();
+    this.#byHolder.set(holder, ofHolder);
+    const known = ofHolder.get(`${digest} ${namespace}`);
+    const edge = known ?? { holder, digest, namespace, isMutable, lostAt: undefined };
+    edge.isMutable &&= isMutable;
+    edge.lostAt = undefined;
+    ofHolder.set(`${digest} ${namespace}`, edge);
+    this.#byDigest.set(digest, (this.#byDigest.get(digest) ?? new Set()).add(edge));
+  }
+
+  /** All mutable edges of a holder, until they are found again. */
+  lose(holder: bigint, now: number): void {
+    for (const edge of this.#byHolder.get(holder)?.values() ?? []) if (edge.isMutable) edge.lostAt ??= now;
+  }
+
+  /** Those that were lost by then, at most so many; returns how many. */
+  removeLost(before: number, limit: number): number {
+    const lost = [...this.#byHolder.values()].flatMap((edges) =>
+      [...edges.values()].filter(({ lostAt }) => lostAt !== undefined && lostAt <= before),
+    );
+    const due = lost.sort((one, other) => (one.lostAt ?? 0) - (other.lostAt ?? 0)).slice(0, limit);
+    for (const edge of due) this.#remove(edge);
+    return due.length;
   }
 
   removeHolder(holder: bigint): void {
-    for (const digest of this.#byHolder.get(holder) ?? []) {
-      const holders = this.#byDigest.get(digest);
-      holders?.delete(holder);
-      if (holders?.size === 0) this.#byDigest.delete(digest);
-    }
+    for (const edge of [...(this.#byHolder.get(holder)?.values() ?? [])]) this.#remove(edge);
     this.#byHolder.delete(holder);
   }
 
-  /** Holders of a blob in the order of their ids, and whether only a digest says so. */
-  of({ digest, namespace }: BlobKey): { readonly holder: bigint; readonly isByDigestAlone: boolean }[] {
-    const found = [...(this.#byDigest.get(digest) ?? [])].flatMap(([holder, namespaces]) => {
-      if (namespaces.has(namespace)) return [{ holder, isByDigestAlone: false }];
-      return namespaces.has('') ? [{ holder, isByDigestAlone: true }] : [];
+  #remove(edge: MemoryEdge): void {
+    this.#byHolder.get(edge.holder)?.delete(`${edge.digest} ${edge.namespace}`);
+    const edges = this.#byDigest.get(edge.digest);
+    edges?.delete(edge);
+    if (edges?.size === 0) this.#byDigest.delete(edge.digest);
+  }
+
+  /** Holders of a blob in the order of their ids, whether only a digest says so, and since when nothing of it is found. */
+  of(blob: BlobKey): { readonly holder: bigint; readonly isByDigestAlone: boolean; readonly lostAt?: number }[] {
+    const edges = this.#of(blob);
+    const holders = [...new Set(edges.map(({ holder }) => holder))].sort((one, other) => (one < other ? -1 : 1));
+    return holders.map((holder) => {
+      const ours = edges.filter((edge) => edge.holder === holder);
+      const lostAt = ours.flatMap((edge) => edge.lostAt ?? []);
+      return {
+        holder,
+        isByDigestAlone: ours.every(({ namespace }) => namespace === ''),
+        ...(lostAt.length < ours.length ? {} : { lostAt: Math.max(...lostAt) }),
+      };
     });
-    return found.sort((one, other) => (one.holder < other.holder ? -1 : 1));
   }
 
   has(blob: BlobKey): boolean {
-    const holders = this.#byDigest.get(blob.digest);
-    if (holders === undefined) return false;
-    for (const namespaces of holders.values()) if (namespaces.has('') || namespaces.has(blob.namespace)) return true;
-    return false;
+    return this.#of(blob).length > 0;
+  }
+
+  #of({ digest, namespace: of }: BlobKey): MemoryEdge[] {
+    return [...(this.#byDigest.get(digest) ?? [])].filter(({ namespace }) => namespace === '' || namespace === of);
   }
 }
 

@@ -24,6 +24,7 @@ export async function openPostgresHarness(url: string, window = 3): Promise<Post
     lease: ['expires_at'],
     mark: ['started_at', 'ended_at'],
     holder: ['gone_at'],
+    edge: ['lost_at'],
     pin: ['created_at', 'expires_at'],
     brake: ['since'],
     revival: ['at'],
@@ -41,7 +42,8 @@ export async function openPostgresHarness(url: string, window = 3): Promise<Post
     async pass(ms) {
       for (const [table, columns] of Object.entries(times)) {
         const set = columns.map((column) => `${column} = ${column} - $1::float8 * interval '1 millisecond'`);
-        await sql.query(`UPDATE ${schema}.${table} SET ${set.join(', ')}`, [ms]);
+        const has = columns.map((column) => `${column} IS NOT NULL`);
+        await sql.query(`UPDATE ${schema}.${table} SET ${set.join(', ')} WHERE ${has.join(' OR ')}`, [ms]);
       }
     },
     async read(key) {

@@ -13,6 +13,7 @@ import type {
   Brake,
   BrakeKind,
   Fence,
+  HolderOfBlob,
   HolderRow,
   KnownNamespace,
   LifecycleCatalog,
@@ -26,7 +27,16 @@ import type {
   SweptBlob,
 } from '../lifecycle-catalog.js';
 import type { Identity } from '../temporal-api.js';
-import { toBrake, toHolder, toKnownNamespace, toMark, toPin, toRetired, toSwept } from './lifecycle-records.js';
+import {
+  toBrake,
+  toHolder,
+  toHolderOfBlob,
+  toKnownNamespace,
+  toMark,
+  toPin,
+  toRetired,
+  toSwept,
+} from './lifecycle-records.js';
 import { lifecycleStatements } from './lifecycle-sql.js';
 import { parsePinKey } from './pin-key.js';
 
@@ -141,17 +151,31 @@ class PostgresLifecycle implements LifecycleCatalog {
     scan: { readonly edges: readonly Edge[]; readonly cursor?: string | undefined; readonly isDone: boolean },
   ): Promise<void> {
     const { edges, cursor, isDone } = scan;
-    const save = async (run: Run, some: readonly Edge[]): Promise<void> => {
+    const save = async (run: Run, some: readonly Edge[], isAll: boolean): Promise<void> => {
       const digests = some.map(({ digest }) => Buffer.from(hexOf(digest), 'hex'));
       const namespaces = some.map(({ namespace }) => namespace ?? '');
-      const values = [holder.id, mark.namespace.id, mark.id, cursor ?? null, isDone, digests, namespaces];
+      const mutable = some.map(({ isMutable }) => isMutable === true);
+      const values = [
+        holder.id,
+        mark.namespace.id,
+        mark.id,
+        cursor ?? null,
+        isDone,
+        digests,
+        namespaces,
+        mutable,
+        isAll,
+      ];
       const [saved] = await run(this.#sql.saveScan, values);
       if (saved?.is_open !== true) throw markIsOver();
       if (saved.is_saved !== true) throw new LpsError('ABORTED', 'the holder was forgotten while it was read');
     };
-    if (edges.length <= edgesAtOnce) return save(this.#database.run, edges);
+    const isWhole = cursor !== undefined;
+    if (edges.length <= edgesAtOnce) return save(this.#database.run, edges, isWhole);
     return this.#database.transaction(async (run) => {
-      for (let at = 0; at < edges.length; at += edgesAtOnce) await save(run, edges.slice(at, at + edgesAtOnce));
+      await save(run, [], false);
+      if (isWhole) await run(this.#sql.loseEdges, [holder.id]);
+      for (let at = 0; at < edges.length; at += edgesAtOnce) await save(run, edges.slice(at, at + edgesAtOnce), false);
     });
   }
 
@@ -171,6 +195,10 @@ class PostgresLifecycle implements LifecycleCatalog {
 
   async forgetGone(lingerMs: number, limit: number): Promise<number> {
     return Number((await this.#one(this.#sql.forgetGone, [lingerMs, limit])).forgotten);
+  }
+
+  async forgetLost(lingerMs: number, limit: number): Promise<number> {
+    return Number((await this.#one(this.#sql.forgetLost, [lingerMs, limit])).forgotten);
   }
 
   endMark(fence: Fence, mark: Mark, outcome: Parameters<LifecycleCatalog['endMark']>[2]): Promise<Mark> {
@@ -316,14 +344,9 @@ class PostgresLifecycle implements LifecycleCatalog {
     return ((await this.#one(this.#sql.rebuiltAt, [])).rebuilt_at as Date | null) ?? undefined;
   }
 
-  async holdersOf(key: BlobKey, limit: number): ReturnType<LifecycleCatalog['holdersOf']> {
+  async holdersOf(key: BlobKey, limit: number): Promise<HolderOfBlob[]> {
     const digest = Buffer.from(hexOf(key.digest), 'hex');
-    const rows = await this.#database.run(this.#sql.holdersOf, [digest, key.namespace, limit]);
-    return rows.map((row) => ({
-      namespace: toKnownNamespace(row),
-      holder: toHolder(row),
-      isByDigestAlone: row.by_digest_alone === true,
-    }));
+    return (await this.#database.run(this.#sql.holdersOf, [digest, key.namespace, limit])).map(toHolderOfBlob);
   }
 
   async pins(key?: string): Promise<Pin[]> {

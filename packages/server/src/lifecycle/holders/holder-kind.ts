@@ -15,7 +15,10 @@ export interface FoundHolder {
 /** What was read of one holder. */
 export interface Scan {
   readonly isClosed: boolean;
-  /** What it holds that was not there at the cursor; what was there is remembered. */
+  /**
+   * What it holds that was not there at the cursor; what was there is remembered. Of its mutable state: all that it holds
+   * now; what was there before and is not here goes in time.
+   */
   readonly edges: readonly Edge[];
   /** Where the next scan goes on; at most 1 kB. */
   readonly cursor: string;

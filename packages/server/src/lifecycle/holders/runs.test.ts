@@ -111,7 +111,7 @@ describe('a scan of a run', () => {
 
     const again = await run.scan(first?.cursor);
     expect(run.calls).toEqual(['describe']);
-    expect(again?.edges).toEqual([{ digest: digestNamed('memo') }]);
+    expect(again?.edges).toEqual([{ digest: digestNamed('memo'), isMutable: true }]);
     expect(again?.cursor).toBe(first?.cursor);
 
     run.history = { length: 10, status: 2 };

@@ -5,6 +5,8 @@
  * there when they end, never back. Whether it is closed is what that description said: a run that closes in between is read
  * once more. Then its history, backwards, down to the event where the last scan ended. That event is read again, to see that
  * it is the same one: after a failover, a cluster may replace a part of a history.
+ *
+ * What is in the history stays there. What the description shows is mutable: a heartbeat takes the place of the one before it.
  */
 import { isLpsError, LpsError } from '@large-payload/core';
 import proto from '@temporalio/proto';
@@ -27,8 +29,7 @@ export function runsKind(extractor: Extractor): HolderKind {
   return {
     name: 'run',
     list: (namespace) => pages((next) => namespace.listRuns(next), found),
-    scan: (namespace, id, cursor) =>
-      new RunScan(namespace, parseRun(id), extractor.collect()).scan(parseCursor(cursor)),
+    scan: (namespace, id, cursor) => new RunScan(namespace, parseRun(id), extractor).scan(parseCursor(cursor)),
   };
 }
 
@@ -44,25 +45,29 @@ interface Cursor {
 class RunScan {
   readonly #namespace: TemporalNamespace;
   readonly #run: RunId;
+  readonly #described: Collection;
   readonly #found: Collection;
   readonly #gaps: string[] = [];
 
-  constructor(namespace: TemporalNamespace, run: RunId, found: Collection) {
+  constructor(namespace: TemporalNamespace, run: RunId, extractor: Extractor) {
     this.#namespace = namespace;
     this.#run = run;
-    this.#found = found;
+    this.#described = extractor.collect();
+    this.#found = extractor.collect();
   }
 
   async scan(cursor: Cursor | undefined): Promise<Scan | undefined> {
     const described = await this.#namespace.describeRun(this.#run);
     if (described === undefined) return undefined;
     const { isClosed, length, transitions } = this.#stateOf(described);
-    await this.#found.add(describedName, described);
+    await this.#described.add(describedName, described);
     const isRead = cursor !== undefined && cursor.event === length && cursor.transitions === transitions;
     const newest = isRead ? cursor : await this.#readHistory(cursor, length);
     if (newest === undefined) return undefined;
-    const { edges, gaps } = this.#found.result();
-    return { isClosed, edges, cursor: formatCursor({ ...newest, transitions }), gaps: [...gaps, ...this.#gaps] };
+    const [state, history] = [this.#described.result(), this.#found.result()];
+    const edges = [...history.edges, ...state.edges.map((edge) => ({ ...edge, isMutable: true }))];
+    const gaps = [...new Set([...state.gaps, ...history.gaps, ...this.#gaps])];
+    return { isClosed, edges, cursor: formatCursor({ ...newest, transitions }), gaps };
   }
 
   #stateOf({ workflowExecutionInfo: info }: DescribedRun): { isClosed: boolean; length: number; transitions: number } {

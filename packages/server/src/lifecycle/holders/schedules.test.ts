@@ -26,7 +26,7 @@ describe('schedules', () => {
     const scan = await kind.scan(showing({ schedule, conflictToken: Buffer.from('1') }), 'daily', 'some cursor');
     expect(scan).toEqual({
       isClosed: false,
-      edges: [{ digest: digestNamed('argument') }],
+      edges: [{ digest: digestNamed('argument'), isMutable: true }],
       cursor: '{"v":1,"token":"MQ=="}',
       gaps: [],
     });

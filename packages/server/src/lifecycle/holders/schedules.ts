@@ -2,7 +2,8 @@
  * Schedules. A schedule keeps the arguments of its action, for years; what it has started are runs, and its own state, with
  * the result of the last one, is the history of a system workflow, which is listed with the runs.
  *
- * The edges of a scan are always all that the schedule holds.
+ * The edges of a scan are always all that the schedule holds, and all of them are mutable: whoever changes the schedule
+ * takes the arguments away that it had.
  */
 import type { Extractor } from '../extract/extractor.js';
 import type { TemporalNamespace } from '../temporal-api.js';
@@ -31,5 +32,6 @@ async function scanSchedule(namespace: TemporalNamespace, id: string, extractor:
   const isKnown = described.schedule?.action?.startWorkflow != null;
   const cursor = JSON.stringify({ v: 1, token: Buffer.from(described.conflictToken ?? []).toString('base64') });
   const unknown = 'its action is of a kind that is not known here: use a version of lps that knows it';
-  return { isClosed: false, edges, cursor, gaps: isKnown ? gaps : [...gaps, unknown] };
+  const mutable = edges.map((edge) => ({ ...edge, isMutable: true }));
+  return { isClosed: false, edges: mutable, cursor, gaps: isKnown ? gaps : [...gaps, unknown] };
 }
