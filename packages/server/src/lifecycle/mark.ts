@@ -218,6 +218,7 @@ function throwIfAborted(signal: AbortSignal): void {
   if (signal.aborted) throw new LpsError('ABORTED', 'the mark was broken off', { cause: signal.reason });
 }
 
+/** `"{workflow id} {run id}"` of a run. */
 function shown({ externalId }: HolderRow): string {
-  return JSON.stringify(externalId.slice(0, 200));
+  return JSON.stringify(externalId.slice(0, 200).replaceAll('\n', ' '));
 }
