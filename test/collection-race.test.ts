@@ -1,0 +1,208 @@
+/**
+ * Clients that upload the same blobs again and again, by API v2 and by the claim check's stat, while the collection, with
+ * times of seconds, quarantines and deletes what nobody holds. What was acknowledged is readable for the whole grace.
+ */
+import { randomInt } from 'node:crypto';
+import { setTimeout as delay } from 'node:timers/promises';
+import { type BlobStore, ClaimCheck, openHttpStore } from '@large-payload/core';
+import { describeWith, startTemporal, startVersitygw, tempDir } from '@large-payload/test-components';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { disagreements, objectsIn, rowsIn } from './support/at-rest.ts';
+import { movesOf, watchMoves, wrongMoves } from './support/blob-moves.ts';
+import { newBlob, put, read, request, type SeededBlob, sized, type V2Blob } from './support/blobs.ts';
+import { CollectionSite } from './support/collection-site.ts';
+import { lps } from './support/lps.ts';
+import { scaled } from './support/scale.ts';
+import { until } from './support/until.ts';
+
+const raceMs = scaled({ usual: 60_000, long: 600_000 });
+const times = { graceMs: 2000, quarantineMs: 1000 };
+const args = ['--grace', '2s', '--quarantine', '1s', '--visibility-bound', '100ms', '--collect-interval', '1s'];
+const blobCount = 200;
+/** By API v2. Between two uploads of one blob lie some seconds then: enough for any state. */
+const writers = 6;
+const pauseMs = 170;
+/** By the claim check. A stat that revives stops the collection, until an operator lets it go on: so there are fewer. */
+const depositors = 2;
+const depositPauseMs = 1500;
+/** The claim check asks before it sends when a blob is larger than that, and it has seen it. */
+const statAboveBytes = 65_536;
+
+const [temporal, s3] = await Promise.all([startTemporal(), startVersitygw()]);
+afterAll(() => Promise.all([temporal?.stop(), s3?.stop()]));
+const parts = temporal !== undefined && s3 !== undefined ? { temporal, s3 } : undefined;
+
+/** 1 kB to 200 kB, small ones more often. */
+function anySize(): number {
+  return Math.floor(1000 * 200 ** (randomInt(1000) / 1000));
+}
+
+/** Mean times: exponential, so that any pause can follow any other. */
+function pause(meanMs: number): Promise<void> {
+  return delay(-Math.log(1 - randomInt(1000) / 1000) * meanMs);
+}
+
+describeWith(describe, 'uploads, and a collection with tiny times', parts, ({ temporal, s3 }) => {
+  let site: CollectionSite;
+  const blobs = Array.from({ length: blobCount }, () => newBlob(anySize()));
+  const violations: string[] = [];
+  const counts: Record<string, number> = {};
+  const reading = new Set<Promise<void>>();
+  /** Until when each blob was promised to be readable, by `performance.now()`. */
+  const promised = new Map<V2Blob, number>();
+  let isOver = false;
+
+  beforeAll(async () => {
+    const all = [...args, '--collect-max-percent', '100'];
+    site = await CollectionSite.open({ temporal, s3, replicas: 2, args: all });
+    await watchMoves(site.pool);
+  });
+  afterAll(() => site?.close());
+
+  const count = (what: string): void => {
+    counts[what] = (counts[what] ?? 0) + 1;
+  };
+  const anyPort = (): number => site.replicas[randomInt(site.replicas.length)]?.port ?? 0;
+
+  /** Now and then the one that others choose in the same moment, too. */
+  function anyOf(some: readonly V2Blob[]): V2Blob {
+    const hot = Math.floor(performance.now() / 400);
+    const index = randomInt(8) === 0 ? hot % some.length : randomInt(some.length);
+    return some[index] ?? newBlob(0);
+  }
+
+  /** It was acknowledged, and is readable for so long since it was asked for. Looks after some of them. */
+  function acknowledged(blob: V2Blob, askedAt: number, forMs: number): void {
+    const untilMs = askedAt + forMs;
+    promised.set(blob, Math.max(untilMs, promised.get(blob) ?? 0));
+    if (randomInt(2) === 0) return;
+    const look = async (): Promise<void> => {
+      await delay(Math.max(0, untilMs - performance.now()) * (randomInt(950) / 1000));
+      await expectReadable(blob, untilMs);
+    };
+    const looked = look().finally(() => reading.delete(looked));
+    reading.add(looked);
+  }
+
+  /** An answer that came too late says nothing, and one that was asked for too late would bring the blob back. */
+  async function expectReadable(blob: V2Blob, untilMs: number): Promise<void> {
+    if (performance.now() > untilMs) return count('not read in time');
+    const seeded: Pick<SeededBlob, 'key' | 'digest' | 'size'> = sized(blob);
+    const got = await read(anyPort(), seeded);
+    const leftMs = untilMs - performance.now();
+    if (leftMs < 0) return count('not read in time');
+    count('read in time');
+    if (!got.isRight) violations.push(`${got.status} ${leftMs.toFixed()} ms before the end of its grace: ${blob.key}`);
+  }
+
+  async function write(): Promise<void> {
+    while (!isOver) {
+      const blob = anyOf(blobs);
+      const askedAt = performance.now();
+      const { status, text } = await put(anyPort(), blob);
+      count(`put ${status}`);
+      if (status === 200 || status === 201) acknowledged(blob, askedAt, times.graceMs);
+      else if (status !== 503) violations.push(`${status} ${text}`);
+      await pause(pauseMs);
+    }
+  }
+
+  /** What asks first, and skips the upload. */
+  async function deposit(store: BlobStore): Promise<void> {
+    const claims = new ClaimCheck({ store, namespace: 'default', cacheBytes: 0 });
+    const large = blobs.filter(({ bytes }) => bytes.length > statAboveBytes);
+    while (!isOver) {
+      const blob = anyOf(large);
+      // again soon, when it need not even ask, or only to renew the protection
+      for (const waitMs of [0, randomInt(times.graceMs)]) {
+        await delay(waitMs);
+        const askedAt = performance.now();
+        const { key } = await claims.deposit({ data: blob.bytes });
+        count('deposited');
+        expect(key).toBe(blob.key);
+        // skipped without asking: the other half of the time that was left
+        acknowledged(blob, askedAt, times.graceMs / 2);
+      }
+      await pause(depositPauseMs);
+    }
+  }
+
+  function openCounted(port: number): BlobStore {
+    const store = openHttpStore({ url: `http://127.0.0.1:${port}` });
+    return {
+      ...store,
+      async stat(keys, options) {
+        const found = (await store.stat?.(keys, options)) ?? new Map();
+        for (const key of keys) count(found.has(key) ? 'skipped by stat' : 'stat: absent');
+        return found;
+      },
+    };
+  }
+
+  /** A stat of a quarantined blob looks as if a holder had been missed. Somebody looks, and knows better. */
+  async function operate(): Promise<void> {
+    const dataDir = tempDir('operator');
+    while (!isOver) {
+      const { rows } = await site.pool.query("SELECT FROM lps.brake WHERE kind = 'revived' AND released_at IS NULL");
+      if (rows.length > 0) {
+        const resumed = ['gc', 'resume', '--kind', 'revived', '--database-url', site.postgres.url];
+        const { code, err } = await lps({ store: s3, dataDir }, ...resumed);
+        if (code !== 0) violations.push(err);
+        count('resumed');
+      }
+      await delay(100);
+    }
+  }
+
+  it(
+    'keep what was acknowledged for the grace, and lose nothing else',
+    async () => {
+      const stores = Array.from({ length: depositors }, (_, index) => openCounted(site.replicas[index]?.port ?? 0));
+      const running = [
+        ...Array.from({ length: writers }, () => write()),
+        ...stores.map((store) => deposit(store)),
+        operate(),
+      ];
+      const first = Promise.race(running); // one that fails ends it early
+      await Promise.race([first, delay(raceMs)]);
+      isOver = true;
+      await Promise.all(running);
+      await Promise.all([...promised].map(([blob, untilMs]) => expectReadable(blob, untilMs)));
+      await Promise.all(reading);
+      await Promise.all(stores.map((store) => store.close?.()));
+      const moves = await movesOf(site.pool);
+      console.log(`${raceMs / 1000} s of uploads against the collection:`, counts, moves);
+      expect(violations).toEqual([]);
+      expect(await wrongMoves(site.pool, times)).toEqual([]);
+      expect(new Set((await site.brakes()).map((brake) => brake.split(':')[0]))).toEqual(new Set(['revived']));
+      for (const { port } of site.replicas)
+        expect((await request(port, '/metrics')).text).not.toMatch(
+          /^lps_alarms_total\{kind="(damaged|missing)"\} [1-9]/m,
+        );
+      // it was a race
+      const enough = raceMs / 1000;
+      expect(counts['read in time']).toBeGreaterThan(5 * enough);
+      expect(moves['live quarantined']).toBeGreaterThan(enough);
+      expect(moves['quarantined live']).toBeGreaterThan(enough / 4);
+      expect(moves['deleting gone']).toBeGreaterThan(enough / 2);
+      expect(moves['gone uploading']).toBeGreaterThan(enough / 4);
+    },
+    raceMs + 120_000,
+  );
+
+  it('leave nothing when nobody uploads any more', async () => {
+    await lps({ store: s3, dataDir: tempDir('operator') }, 'gc', 'resume', '--database-url', site.postgres.url);
+    await until(
+      'the end of every blob',
+      async () => [...(await rowsIn(site.pool)).values()].every(({ state }) => state === 'gone') || undefined,
+      60_000,
+    );
+    await until('the last deletion', async () => {
+      return (await site.pool.query('SELECT FROM lps.retired_object')).rows.length === 0 || undefined;
+    });
+    expect(await disagreements(site.pool, s3)).toEqual([]);
+    expect(objectsIn(s3).size).toBe(0);
+    const generations = [...(await rowsIn(site.pool)).values()].map(({ generation }) => generation);
+    expect(Math.max(...generations)).toBeGreaterThan(2);
+  }, 90_000);
+});

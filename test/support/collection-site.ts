@@ -1,0 +1,131 @@
+/**
+ * Replicas of `lps serve` that collect, on one PostgreSQL and one bucket, each behind proxies of its own: so that the
+ * leader can be held in the middle of a statement, of a request to the bucket, or of a question to Temporal.
+ */
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { type TemporalServer, tempDir, type Versitygw } from '@large-payload/test-components';
+import pg from 'pg';
+import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../packages/server/src/catalog/embedded-postgres.ts';
+import { type BucketProxy, startBucketProxy } from './bucket-proxy.ts';
+import { type GrpcProxy, startGrpcProxy } from './grpc-proxy.ts';
+import { type RunningService, startService } from './service.ts';
+import { type StatementProxy, startStatementProxy } from './statement-proxy.ts';
+import { until } from './until.ts';
+
+export interface CollectionSiteOptions {
+  readonly temporal: TemporalServer;
+  readonly s3: Versitygw;
+  readonly replicas: number;
+  /** For `lps serve`: its times. */
+  readonly args: readonly string[];
+}
+
+export class CollectingReplica {
+  service: RunningService | undefined;
+  readonly #dataDir = tempDir('collecting');
+
+  constructor(
+    readonly statements: StatementProxy,
+    readonly temporal: GrpcProxy,
+    readonly start: (dataDir: string) => Promise<RunningService>,
+  ) {}
+
+  async up(): Promise<void> {
+    this.service = await this.start(this.#dataDir);
+  }
+
+  /** Of the life that it is in, or was in. */
+  get port(): number {
+    return this.service?.port ?? 0;
+  }
+
+  signal(name: NodeJS.Signals): void {
+    if (this.service?.ended === undefined) process.kill(this.service?.pid ?? 0, name);
+  }
+}
+
+export class CollectionSite {
+  private constructor(
+    readonly replicas: readonly CollectingReplica[],
+    readonly bucket: BucketProxy,
+    /** Past the proxies. */
+    readonly pool: pg.Pool,
+    readonly postgres: EmbeddedPostgres,
+  ) {}
+
+  static async open({ temporal, s3, replicas: count, args }: CollectionSiteOptions): Promise<CollectionSite> {
+    const postgres = await startEmbeddedPostgres({ throwAway: true, maxConnections: 60 * count });
+    postgres.exited.catch(() => undefined);
+    const pool = new pg.Pool({ connectionString: postgres.url, max: 3 }).on('error', () => undefined);
+    const bucket = await startBucketProxy(s3);
+    const one = async (): Promise<CollectingReplica> => {
+      const statements = await startStatementProxy(postgres.url);
+      const proxy = await startGrpcProxy(temporal.address);
+      const clusters = join(tempDir('clusters'), 'clusters.yaml');
+      const { namespace } = temporal;
+      writeFileSync(clusters, `clusters: [{ name: dev, address: "${proxy.address}", namespaces: [${namespace}] }]\n`);
+      const store = { ...s3, endpoint: bucket.endpoint };
+      const env = { LPS_DATABASE_URL: statements.url };
+      const all = [
+        '--unsafe-times',
+        '--clusters',
+        clusters,
+        '--collect',
+        namespace,
+        '--replica-timeout',
+        '3s',
+        ...args,
+      ];
+      return new CollectingReplica(statements, proxy, (dataDir) => startService({ store, dataDir, env, args: all }));
+    };
+    const replicas = await Promise.all(Array.from({ length: count }, one));
+    const site = new CollectionSite(replicas, bucket, pool, postgres);
+    await Promise.all(replicas.map((replica) => replica.up()));
+    return site;
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.replicas.map(({ service }) => service?.kill())); // one may be stopped
+    for (const { statements, temporal } of this.replicas) {
+      await statements.close();
+      await temporal.close();
+    }
+    await this.bucket.close();
+    await this.pool.end();
+    await this.postgres.stop();
+  }
+
+  /** Who leads, as the catalog knows: `undefined` while it is a process that has ended. */
+  async leader(): Promise<{ replica: CollectingReplica; epoch: number } | undefined> {
+    const { rows } = await this.pool.query(
+      'SELECT epoch::int AS epoch, pid FROM lps.leader JOIN lps.replica USING (executor_id)',
+    );
+    const replica = this.replicas.find(({ service }) => service?.pid === rows[0]?.pid && service?.ended === undefined);
+    return replica && { replica, epoch: rows[0].epoch };
+  }
+
+  untilLed(what: string, isRight: (replica: CollectingReplica) => boolean = () => true): Promise<CollectingReplica> {
+    return until(what, async () => {
+      const found = await this.leader();
+      return found !== undefined && isRight(found.replica) ? found.replica : undefined;
+    });
+  }
+
+  async rounds(): Promise<number> {
+    const { rows } = await this.pool.query('SELECT rounds::int AS rounds FROM lps.collection');
+    return rows[0].rounds;
+  }
+
+  /** Until so many more have begun: one that was under way is over then. */
+  async moreRounds(count: number): Promise<void> {
+    const target = (await this.rounds()) + count;
+    await until(`${count} rounds`, async () => ((await this.rounds()) >= target ? true : undefined), 60_000);
+  }
+
+  /** Kinds of brakes that are set, or were. */
+  async brakes(): Promise<string[]> {
+    const { rows } = await this.pool.query('SELECT kind, reason FROM lps.brake ORDER BY id');
+    return rows.map(({ kind, reason }) => `${kind}: ${reason}`);
+  }
+}
