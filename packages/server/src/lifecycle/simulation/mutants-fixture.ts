@@ -176,6 +176,14 @@ export const mutants: readonly Mutant[] = [
     },
   },
   {
+    name: 'edges of a schedule that was changed go at once',
+    scene: '10 a schedule fires, and is changed before it is read again, by rounds that follow at once',
+    mutation: {
+      lifecycle: (lifecycle) =>
+        overriding(lifecycle, { forgetLost: (_lingerMs, limit) => lifecycle.forgetLost(0, limit) }),
+    },
+  },
+  {
     name: 'an error of a list is taken for its end',
     mutation: {
       temporal: (namespace) =>

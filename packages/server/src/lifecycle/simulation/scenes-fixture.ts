@@ -235,6 +235,49 @@ export const scenes: readonly Scene[] = [
     },
   },
   {
+    name: '10 a schedule fires, and is changed before it is read again, by rounds that follow at once',
+    play: async (world) => {
+      const namespace = orders(world);
+      await finish(world, world.put(blob));
+      await finish(world, world.put(other));
+      namespace.setSchedule('s', [{ blob }]);
+      await world.advance(world.times.graceMs - hour);
+      await finish(world, world.head(other));
+      await world.advance(5 * hour);
+      await mark(world);
+      namespace.lateMs = world.times.visibilityMs;
+      namespace.fire('s');
+      namespace.setSchedule('s', [{ blob: other }]);
+      // none of these sees the run that the schedule has started; the schedule does not have its arguments any more
+      for (const ms of [1, minute, minute]) {
+        await world.advance(ms);
+        await world.wholeRound();
+      }
+      await world.advance(30 * minute);
+      await collectFor(world, 3 * world.times.quarantineMs);
+      await expectState(world, 'live');
+      await expectState(world, 'live', other);
+    },
+  },
+  {
+    name: '10 what a schedule carried before it was changed goes in time, and so does what a heartbeat did',
+    play: async (world) => {
+      const namespace = orders(world);
+      const run = namespace.start([]);
+      namespace.beginActivity(run, 'a', []);
+      for (const one of [blob, other]) await finish(world, world.put(one));
+      namespace.setSchedule('s', [{ blob }]);
+      namespace.heartbeat(run, 'a', [{ blob: other }]);
+      await world.advance(world.times.graceMs + 4 * hour);
+      await collectFor(world, 2 * world.times.quarantineMs);
+      for (const one of [blob, other]) await expectState(world, 'live', one);
+      namespace.setSchedule('s', []);
+      namespace.heartbeat(run, 'a', []);
+      await collectFor(world, world.times.lingerMs + 3 * world.times.quarantineMs);
+      for (const one of [blob, other]) await expectState(world, 'gone', one);
+    },
+  },
+  {
     name: '11 a batch signal is queued, and nobody has it yet',
     play: async (world) => {
       const namespace = orders(world);

@@ -351,7 +351,15 @@ async function rest(world: World): Promise<void> {
   await world.lead();
   await world.advance(retentionMs + 2 * visibilityMs);
   await world.advance(2 * visibilityMs);
-  const rounds = [0, await lingering(world), graceMs + 3 * hour, 3 * visibilityMs, quarantineMs, 3 * visibilityMs, 3 * visibilityMs];
+  const rounds = [
+    0,
+    await lingering(world),
+    graceMs + 3 * hour,
+    3 * visibilityMs,
+    quarantineMs,
+    3 * visibilityMs,
+    3 * visibilityMs,
+  ];
   for (const ms of rounds) {
     await world.advance(ms);
     await release(world);
