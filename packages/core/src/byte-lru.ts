@@ -12,6 +12,11 @@ export class ByteLru<T> {
     return this.#bytes;
   }
 
+  /** How many there are. */
+  get count(): number {
+    return this.#entries.size;
+  }
+
   /** The entry, which becomes the most recently used one. */
   get(key: string): T | undefined {
     const entry = this.#entries.get(key);
@@ -27,8 +32,13 @@ export class ByteLru<T> {
     if (size > this.maxBytes) return;
     this.#entries.set(key, { value, size });
     this.#bytes += size;
+    this.shrinkTo(this.maxBytes);
+  }
+
+  /** Evicts until what is left takes at most so many bytes. */
+  shrinkTo(bytes: number): void {
     for (const [oldest, entry] of this.#entries) {
-      if (this.#bytes <= this.maxBytes) return;
+      if (this.#bytes <= bytes) return;
       this.delete(oldest);
       this.onEvict?.(oldest, entry.value);
     }

@@ -7,7 +7,7 @@ export { manyListeners, Slots, settleAll } from './concurrency.js';
 export * from './digest.js';
 export * from './errors.js';
 export * from './key.js';
-export { type CacheOptions, cached } from './layers/cached.js';
+export { type CachedStore, type CacheOptions, cached, type Lookup } from './layers/cached.js';
 export { checked } from './layers/checked.js';
 export { passThrough, statOf } from './layers/layer.js';
 export { named, type Observer, observed, type StoreEvent, type StoreOperation } from './layers/observed.js';

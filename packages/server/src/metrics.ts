@@ -14,7 +14,7 @@ export interface Metrics {
   /** An upload of `bytes` that was not stored again. */
   deduplicated(bytes: number): void;
   storeEvent(event: StoreEvent): void;
-  cacheLookup(result: 'memory' | 'disk' | 'miss'): void;
+  cacheLookup(result: 'memory' | 'disk' | 'joined' | 'miss'): void;
   alarm(kind: string): void;
 }
 

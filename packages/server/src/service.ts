@@ -9,7 +9,7 @@
 import { mkdir } from 'node:fs/promises';
 import type { Server as TlsServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
-import { type BlobStore, cached, isLpsError, LpsError, observed, openFileStore } from '@large-payload/core';
+import { type BlobStore, cached, isLpsError, LpsError, observed } from '@large-payload/core';
 import type { Logger } from 'pino';
 import { openAccessControl } from './auth/access-control.js';
 import { claimStore } from './bucket-owner.js';
@@ -223,11 +223,10 @@ async function openDatabase(
 
 async function withCache(store: BlobStore, config: Config, metrics: Metrics, logger: Logger): Promise<BlobStore> {
   if (config.cacheMemoryBytes === 0 && config.cacheDiskBytes === 0) return store;
-  const disk = config.cacheDiskBytes > 0 ? await openFileStore({ dir: config.cacheDir }) : undefined;
-  await disk?.janitor({ olderThanMs: 0 });
+  const { cacheDir: dir, cacheDiskBytes: maxBytes } = config;
   return cached(store, {
     memory: { maxBytes: config.cacheMemoryBytes },
-    ...(disk === undefined ? {} : { disk: { store: disk, maxBytes: config.cacheDiskBytes } }),
+    ...(maxBytes > 0 ? { disk: { dir, maxBytes } } : {}),
     onLookup: (result) => metrics.cacheLookup(result),
     onError: (error) => logger.warn({ err: error }, 'the disk cache failed'),
   });

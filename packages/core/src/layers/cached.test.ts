@@ -29,10 +29,9 @@ async function removeDirs(): Promise<void> {
 testBlobStore(
   'cached(memory), in memory and on disk',
   async () => {
-    const disk = await openFileStore({ dir: await newDir() });
     const store = await cached(memoryStore(), {
       memory: { maxBytes: 3 * MiB },
-      disk: { store: disk, maxBytes: 20 * MiB },
+      disk: { dir: await newDir(), maxBytes: 20 * MiB },
     });
     return {
       store,
@@ -147,8 +146,7 @@ describe('cached', () => {
   it('serves from disk what no longer fits memory, also after a restart, within its bound', async () => {
     const { store, gets } = countingStore();
     const dir = await newDir();
-    const open = async () =>
-      cached(store, { memory: { maxBytes: 10 }, disk: { store: await openFileStore({ dir }), maxBytes: 250_000 } });
+    const open = async () => cached(store, { memory: { maxBytes: 10 }, disk: { dir, maxBytes: 250_000 } });
     const cache = await open();
     const blobs = [await put(cache, 100_000), await put(cache, 100_000), await put(cache, 100_000)];
     for (const { key, bytes } of blobs) expect(await read(cache, key)).toEqual(bytes);
@@ -167,8 +165,7 @@ describe('cached', () => {
   it('goes to the store when its disk copy was damaged', async () => {
     const { store } = countingStore();
     const dir = await newDir();
-    const disk = await openFileStore({ dir });
-    const cache = await cached(store, { disk: { store: disk, maxBytes: MiB } });
+    const cache = await cached(store, { disk: { dir, maxBytes: MiB } });
     const { key, bytes } = await put(cache, 1000);
     await read(cache, key);
     await cache.close?.();

@@ -1,10 +1,24 @@
-import { PassThrough, type Readable } from 'node:stream';
-import type { BlobInfo, BlobStore, StoredBlob } from '../blob-store.js';
-import { discard, isBytes } from '../body.js';
+/**
+ * Keeps what was read, by physical key: memory first, then disk, both bounded by bytes, least recently used out first.
+ *
+ *   get   memory ─► disk, checked by its digest ─► one download for all who ask meanwhile
+ *
+ * The layer below must be `checked`: only what it delivered to a clean end is kept. Heads are never answered from here,
+ * so that an object removed behind our back is noticed. What is forgotten (`forget`, `delete`) is not kept by a read that
+ * began before.
+ */
+import type { Readable } from 'node:stream';
+import { finished } from 'node:stream/promises';
+import type { BlobInfo, BlobStore, ByteRange, GetOptions, StoredBlob } from '../blob-store.js';
+import { discard, isBytes, readAll } from '../body.js';
 import { ByteLru } from '../byte-lru.js';
+import { LpsError } from '../errors.js';
 import { digestOfObject, parseObjectName } from '../key.js';
-import { Passage } from '../passage.js';
+import { verifiedRead } from './checked.js';
+import { DiskCache } from './disk-cache.js';
+import { Flight } from './flight.js';
 import { passThrough } from './layer.js';
+import { MemorySpool } from './memory-spool.js';
 
 export interface CacheOptions {
   /** Blobs in this process' memory. */
@@ -13,100 +27,382 @@ export interface CacheOptions {
     /** Larger blobs are not kept in memory. Default: 1/16 of `maxBytes`. */
     readonly maxEntryBytes?: number;
   };
-  /** Blobs in another store, such as a file store on a fast disk. Nobody else writes to it. */
-  readonly disk?: { readonly store: BlobStore; readonly maxBytes: number };
-  /** Told where each whole read was answered from. */
-  onLookup?(result: 'memory' | 'disk' | 'miss'): void;
+  /** Blobs in files. Nobody else writes to the directory. About 400 bytes of memory a blob. */
+  readonly disk?: { readonly dir: string; readonly maxBytes: number };
+  /** Told where each whole read was answered from; `joined`: from a download that was under way. */
+  onLookup?(result: Lookup): void;
   /** Told what went wrong in the disk cache; reads go on without it. */
   onError?(error: unknown): void;
 }
 
+export type Lookup = 'memory' | 'disk' | 'joined' | 'miss';
+
+/** A store with a cache before it. */
+export interface CachedStore extends BlobStore {
+  /** A blob that must not be served from here again. Whoever reads it from a download under way is cut off. */
+  forget(key: string): void;
+  /** Forgets everything. */
+  clear(): void;
+  /** What is kept now, in bytes and in blobs. */
+  kept(): Readonly<Record<'memory' | 'disk', { readonly bytes: number; readonly blobs: number }>>;
+}
+
 /** What an entry takes beside its bytes, about: empty blobs are bounded too. */
 const entryBytes = 512;
+/** Blobs on disk up to this size are read in one piece: a wrong one is found before its first byte goes out. */
+const wholeReadBytes = 1024 * 1024;
+/** Copies to the disk wait in memory up to so many bytes; beyond, a blob is not copied. */
+const maxCopyingBytes = 32 * 1024 * 1024;
 
-/**
- * Keeps what was read, by physical key: memory first, then disk, both bounded by bytes, least recently used out first.
- * The layer below must be `checked`: only what it delivered to a clean end is kept. Heads are never answered from here,
- * so that an object removed behind our back is noticed.
- */
-export async function cached(store: BlobStore, options: CacheOptions): Promise<BlobStore> {
-  const maxMemoryBytes = options.memory?.maxBytes ?? 0;
-  const maxEntryBytes = Math.min(options.memory?.maxEntryBytes ?? Math.floor(maxMemoryBytes / 16), maxMemoryBytes);
-  const memory = new ByteLru<Kept>(maxMemoryBytes);
-  /** Names, without bytes, of what was read once while memory was full: read again soon, it is worth an eviction. */
-  const once = new ByteLru<true>(maxMemoryBytes);
-  const disk = options.disk && (await DiskCache.open(options.disk.store, options.disk.maxBytes, options.onError));
-
-  // a long scan must not push everything out, one blob after another, before any of it is read a second time
-  const isWorthKeeping = (key: string, size: number): boolean => {
-    if (size > maxEntryBytes) return false;
-    if (memory.bytes + size + entryBytes <= maxMemoryBytes || once.get(key)) return true;
-    once.set(key, true, size + entryBytes);
-    return false;
-  };
-  const keep = (key: string, info: BlobInfo, chunks: Uint8Array[]): void => {
-    once.delete(key);
-    memory.set(key, { info, chunks }, info.size + entryBytes);
-  };
-
-  async function readThrough(key: string, signal?: AbortSignal): Promise<StoredBlob | undefined> {
-    const onDisk = await disk?.get(key);
-    options.onLookup?.(onDisk === undefined ? 'miss' : 'disk');
-    const found = onDisk ?? (await store.get(key, signal === undefined ? {} : { signal }));
-    if (found === undefined) return undefined;
-    const { size } = found.info;
-    const toMemory = isWorthKeeping(key, size);
-    if (isBytes(found.body)) {
-      if (toMemory) keep(key, found.info, [found.body]);
-      if (onDisk === undefined) disk?.write(key, found.body, size);
-      return found;
-    }
-    const toDisk = onDisk === undefined ? disk?.writer(key, size) : undefined;
-    if (!toMemory && toDisk === undefined) return found;
-    const onEnd = toMemory ? (chunks: Uint8Array[]) => keep(key, found.info, chunks) : undefined;
-    return { info: found.info, body: tapped(found.body, toDisk, onEnd) };
-  }
-
+/** Throws what the file system does when the directory cannot be used. */
+export async function cached(store: BlobStore, options: CacheOptions): Promise<CachedStore> {
+  const { onError, disk: place } = options;
+  const disk = place && (await DiskCache.open({ ...place, ...(onError && { onError }) }));
+  const cache = new Cache(store, options, disk);
   return {
     ...passThrough(store),
     async put(key, body, expect, putOptions) {
-      if (putOptions?.overwrite) memory.delete(key);
+      if (putOptions?.overwrite) cache.forget(key);
       return store.put(key, body, expect, putOptions);
     },
-    async get(key, getOptions) {
-      if (digestOfObject(parseObjectName(key)) === undefined) return store.get(key, getOptions);
-      const hit = memory.get(key);
-      if (getOptions?.range === undefined) {
-        if (hit === undefined) return readThrough(key, getOptions?.signal);
-        options.onLookup?.('memory');
-        return { info: hit.info, body: wholeOf(hit) };
-      }
-      const { start, end } = getOptions.range;
-      if (hit === undefined || end >= hit.info.size) return store.get(key, getOptions);
-      return { info: hit.info, body: wholeOf(hit).subarray(start, end + 1) };
-    },
+    get: (key, getOptions = {}) => cache.get(key, getOptions),
     async delete(key, callOptions) {
-      memory.delete(key);
-      await disk?.delete(key);
+      cache.forget(key);
       try {
         return await store.delete(key, callOptions);
       } finally {
-        memory.delete(key); // a read may have put it back meanwhile
-        await disk?.delete(key);
+        cache.forget(key); // a read may have put it back meanwhile
       }
     },
     async close() {
-      await disk?.settled();
-      await options.disk?.store.close?.();
+      await cache.settled();
       await store.close?.();
     },
+    forget: (key) => cache.forget(key),
+    clear: () => cache.clear(),
+    kept: () => cache.kept(),
   };
 }
 
 /** A blob in memory, as it came. */
 interface Kept {
   readonly info: BlobInfo;
-  chunks: Uint8Array[];
+  chunks: readonly Uint8Array[];
+}
+
+/** What was found below: a download to share, bytes, or a stream for one reader. */
+type Found = Flight | StoredBlob | undefined;
+
+/** A blob that was asked for below. */
+interface Opening {
+  readonly found: Promise<Found>;
+  readonly abort: AbortController;
+  /** Readers. */
+  waiting: number;
+  /** Whether the stream for one reader has its reader. */
+  isTaken: boolean;
+  isForgotten: boolean;
+  /** Whether the layer below has answered. */
+  isFound: boolean;
+}
+
+class Cache {
+  readonly #store: BlobStore;
+  readonly #options: CacheOptions;
+  readonly #disk: DiskCache | undefined;
+  readonly #maxEntryBytes: number;
+  readonly #memory: ByteLru<Kept>;
+  /** Names, without bytes, of what was read once while memory was full: read again soon, it is worth an eviction. */
+  readonly #once: ByteLru<true>;
+  /** Downloads that were asked for, and those under way; as many as there are reads. */
+  readonly #openings = new Map<string, Opening>();
+  readonly #flights = new Map<string, Flight>();
+  /** Bytes of downloads under way that are kept in memory; at most as many again as the cache has. */
+  #gathering = 0;
+  #copying = 0;
+  readonly #pending = new Set<Promise<void>>();
+
+  constructor(store: BlobStore, options: CacheOptions, disk: DiskCache | undefined) {
+    const maxBytes = options.memory?.maxBytes ?? 0;
+    this.#store = store;
+    this.#options = options;
+    this.#disk = disk;
+    this.#maxEntryBytes = Math.min(options.memory?.maxEntryBytes ?? Math.floor(maxBytes / 16), maxBytes);
+    this.#memory = new ByteLru(maxBytes);
+    this.#once = new ByteLru(maxBytes);
+  }
+
+  async get(key: string, options: GetOptions): Promise<StoredBlob | undefined> {
+    if (digestOfObject(parseObjectName(key)) === undefined) return this.#store.get(key, options);
+    const { range } = options;
+    if (range !== undefined) return this.#getRange(key, { ...options, range });
+    const hit = this.#memory.get(key);
+    if (hit !== undefined) {
+      this.#options.onLookup?.('memory');
+      return { info: hit.info, body: wholeOf(hit) };
+    }
+    const found = await this.#fromDisk(key);
+    if (found === undefined) return this.#download(key, options);
+    this.#options.onLookup?.('disk');
+    return found;
+  }
+
+  forget(key: string): void {
+    this.#memory.delete(key);
+    this.#once.delete(key);
+    this.#disk?.forget(key);
+    this.#forgetDownload(key);
+  }
+
+  clear(): void {
+    this.#memory.clear();
+    this.#once.clear();
+    this.#disk?.clear();
+    for (const key of [...this.#openings.keys(), ...this.#flights.keys()]) this.#forgetDownload(key);
+  }
+
+  kept(): ReturnType<CachedStore['kept']> {
+    return {
+      memory: { bytes: this.#memory.bytes, blobs: this.#memory.count },
+      disk: { bytes: this.#disk?.bytes ?? 0, blobs: this.#disk?.blobs ?? 0 },
+    };
+  }
+
+  /** Until nothing is written any more. */
+  async settled(): Promise<void> {
+    while (this.#pending.size > 0) await Promise.all(this.#pending);
+    await this.#disk?.settled();
+  }
+
+  async #getRange(key: string, options: GetOptions & { readonly range: ByteRange }): Promise<StoredBlob | undefined> {
+    const { start, end } = options.range;
+    const hit = this.#memory.get(key);
+    if (hit === undefined) return (await this.#rangeFromDisk(key, options.range)) ?? this.#store.get(key, options);
+    if (end >= hit.info.size) return this.#store.get(key, options);
+    return { info: hit.info, body: wholeOf(hit).subarray(start, end + 1) };
+  }
+
+  /** A part cannot be checked by itself: the whole blob is read first. */
+  async #rangeFromDisk(key: string, range: ByteRange): Promise<StoredBlob | undefined> {
+    const whole = await this.#fromDisk(key);
+    if (whole === undefined || range.end >= whole.info.size) return discarded(whole);
+    if (isBytes(whole.body)) return { info: whole.info, body: whole.body.subarray(range.start, range.end + 1) };
+    const isRight = await finished(whole.body.resume()).then(
+      () => true,
+      () => false,
+    );
+    return isRight ? this.#disk?.get(key, range) : undefined;
+  }
+
+  async #fromDisk(key: string): Promise<StoredBlob | undefined> {
+    const found = await this.#disk?.get(key);
+    if (found === undefined) return undefined;
+    const { info, body } = verified(found);
+    const dropped = (error: unknown): undefined => {
+      this.#options.onError?.(error);
+      this.#disk?.forget(key);
+    };
+    if (info.size > wholeReadBytes) {
+      if (!isBytes(body)) body.once('error', dropped);
+      return { info, body };
+    }
+    const bytes = await readAll(body, wholeReadBytes).catch(dropped);
+    if (bytes === undefined) return undefined;
+    if (this.#isWorthKeeping(key, info.size)) this.#keep(key, info, [bytes]);
+    return { info, body: bytes };
+  }
+
+  async #download(key: string, options: GetOptions): Promise<StoredBlob | undefined> {
+    const flying = this.#flights.get(key);
+    const asked = this.#openings.get(key);
+    this.#options.onLookup?.(flying === undefined && asked === undefined ? 'miss' : 'joined');
+    if (flying !== undefined) return bodyOf(flying);
+    const opening = asked ?? this.#ask(key);
+    opening.waiting += 1;
+    try {
+      const found = await abortable(opening.found, options.signal);
+      const taken = found && takeFrom(found, opening);
+      return found === undefined || taken !== undefined ? taken : await this.#store.get(key, options);
+    } finally {
+      opening.waiting -= 1;
+      if (opening.waiting === 0) this.#release(key, opening);
+    }
+  }
+
+  #ask(key: string): Opening {
+    const abort = new AbortController();
+    const found = (): Promise<Found> => this.#open(key, opening);
+    const opening: Opening = {
+      ...{ abort, waiting: 0, isTaken: false, isForgotten: false, isFound: false },
+      found: Promise.resolve().then(found),
+    };
+    this.#openings.set(key, opening);
+    return opening;
+  }
+
+  async #open(key: string, opening: Opening): Promise<Found> {
+    const found = await this.#store.get(key, { signal: opening.abort.signal });
+    opening.isFound = true;
+    if (found === undefined) return undefined;
+    const { info, body } = found;
+    const flight = isBytes(body)
+      ? undefined
+      : (this.#inMemory(key, info, body) ?? (await this.#onDisk(key, info, body)));
+    if (opening.isForgotten) {
+      flight?.abort(forgotten());
+      discard(body);
+      throw forgotten();
+    }
+    if (isBytes(body)) this.#keepBoth(key, info, [body]);
+    if (flight !== undefined) this.#flights.set(key, flight);
+    return flight ?? found;
+  }
+
+  /** Nobody waits any more: what nobody took is let go. */
+  #release(key: string, opening: Opening): void {
+    if (this.#openings.get(key) === opening) this.#openings.delete(key);
+    // a signal that comes after the answer would cut off the body
+    if (!opening.isFound) opening.abort.abort(new LpsError('ABORTED', 'nobody reads any more'));
+    opening.found.then(
+      (found) => {
+        if (found instanceof Flight) found.endIfUnread();
+        else if (!opening.isTaken) discarded(found);
+      },
+      () => {},
+    );
+  }
+
+  #inMemory(key: string, info: BlobInfo, body: Readable): Flight | undefined {
+    const { size } = info;
+    if (size > this.#maxEntryBytes || this.#gathering + size > this.#memory.maxBytes) return undefined;
+    this.#gathering += size;
+    const spool = new MemorySpool();
+    const flight: Flight = new Flight(info, body, spool, {
+      onEnd: () => {
+        this.#landed(key, flight);
+        this.#keepBoth(key, info, spool.chunks);
+      },
+      onOver: () => {
+        this.#gathering -= size;
+        this.#landed(key, flight);
+      },
+    });
+    return flight;
+  }
+
+  async #onDisk(key: string, info: BlobInfo, body: Readable): Promise<Flight | undefined> {
+    const spool = await this.#disk?.begin(key, info.size);
+    if (spool === undefined) return undefined;
+    let kept = Promise.resolve();
+    const flight: Flight = new Flight(info, body, spool.file, {
+      // until it is kept, those who come join it
+      onEnd: () => {
+        kept = spool.keep().finally(() => this.#landed(key, flight));
+        this.#track(kept);
+      },
+      onOver: () => {
+        this.#landed(key, flight);
+        this.#track(kept.finally(() => spool.file.close()));
+      },
+    });
+    return flight;
+  }
+
+  #landed(key: string, flight: Flight): void {
+    if (this.#flights.get(key) === flight) this.#flights.delete(key);
+  }
+
+  #forgetDownload(key: string): void {
+    const opening = this.#openings.get(key);
+    if (opening !== undefined) opening.isForgotten = true;
+    this.#openings.delete(key);
+    this.#flights.get(key)?.abort(forgotten());
+    this.#flights.delete(key);
+  }
+
+  #keepBoth(key: string, info: BlobInfo, chunks: readonly Uint8Array[]): void {
+    if (this.#isWorthKeeping(key, info.size)) this.#keep(key, info, chunks);
+    if (this.#disk !== undefined) this.#track(this.#copy(this.#disk, key, info.size, chunks));
+  }
+
+  // a long scan must not push everything out, one blob after another, before any of it is read a second time
+  #isWorthKeeping(key: string, size: number): boolean {
+    if (size > this.#maxEntryBytes) return false;
+    if (this.#memory.bytes + size + entryBytes <= this.#memory.maxBytes || this.#once.get(key)) return true;
+    this.#once.set(key, true, size + entryBytes);
+    return false;
+  }
+
+  #keep(key: string, info: BlobInfo, chunks: readonly Uint8Array[]): void {
+    this.#once.delete(key);
+    this.#memory.set(key, { info, chunks }, info.size + entryBytes);
+  }
+
+  /** In the background. */
+  async #copy(disk: DiskCache, key: string, size: number, chunks: readonly Uint8Array[]): Promise<void> {
+    if (this.#copying + size > maxCopyingBytes) return;
+    this.#copying += size;
+    const spool = await disk.begin(key, size);
+    try {
+      for (const chunk of chunks) await spool?.file.write(chunk);
+      await spool?.keep();
+    } catch (error) {
+      this.#options.onError?.(error);
+    } finally {
+      this.#copying -= size;
+      await spool?.file.close();
+    }
+  }
+
+  #track(work: Promise<void>): void {
+    const tracked = work.finally(() => this.#pending.delete(tracked));
+    this.#pending.add(tracked);
+  }
+}
+
+/** What a reader gets of it; `undefined`: nothing, it must ask by itself. */
+function takeFrom(found: Flight | StoredBlob, opening: Opening): StoredBlob | undefined {
+  if (found instanceof Flight) return found.isOver ? undefined : bodyOf(found);
+  if (isBytes(found.body)) return found;
+  if (opening.isTaken) return undefined;
+  opening.isTaken = true;
+  return found;
+}
+
+function bodyOf(flight: Flight): StoredBlob {
+  const found = { info: flight.info, body: flight.read() };
+  // what comes back from a disk was not checked on its way
+  return flight.isInMemory ? found : verified(found);
+}
+
+function verified(found: StoredBlob): StoredBlob {
+  const { key, size } = found.info;
+  const digest = digestOfObject(parseObjectName(key));
+  return digest === undefined ? found : verifiedRead(found, { digest, size });
+}
+
+function discarded(found: StoredBlob | undefined): undefined {
+  if (found !== undefined) discard(found.body);
+}
+
+function forgotten(): LpsError {
+  return new LpsError('TRY_AGAIN', 'the blob was deleted while it was read; ask again');
+}
+
+/** Settles with `work`, or throws ABORTED as soon as the signal says so. */
+async function abortable<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return work;
+  let stop = (): void => {};
+  const aborted = new Promise<never>((_, reject) => {
+    stop = () => reject(new LpsError('ABORTED', 'the read was aborted', { cause: signal.reason }));
+  });
+  if (signal.aborted) stop();
+  signal.addEventListener('abort', stop, { once: true });
+  try {
+    return await Promise.race([work, aborted]);
+  } finally {
+    signal.removeEventListener('abort', stop);
+  }
 }
 
 /** Put together when it is read for the first time: most blobs never are, and copying them all would cost more than it saves. */
@@ -116,123 +412,4 @@ function wholeOf(kept: Kept): Uint8Array {
   const whole = Buffer.concat(kept.chunks, kept.info.size);
   kept.chunks = [whole];
   return whole;
-}
-
-/** Passes a stream on, and to the disk's writer, and gathers it for memory; what was gathered counts only at a clean end. */
-function tapped(
-  body: Readable,
-  toDisk: PassThrough | undefined,
-  onEnd: ((chunks: Uint8Array[]) => void) | undefined,
-): Readable {
-  const chunks: Uint8Array[] = [];
-  const passage = new Passage(body, {
-    chunk(chunk) {
-      if (onEnd !== undefined) chunks.push(chunk);
-      // a disk that is slower than the reader slows it down: memory stays bounded
-      if (toDisk !== undefined && !toDisk.destroyed && !toDisk.write(chunk)) waitFor(toDisk, passage.hold());
-      return chunk;
-    },
-    end() {
-      onEnd?.(chunks);
-      toDisk?.end();
-      return undefined;
-    },
-  });
-  passage.once('close', () => {
-    if (!passage.readableEnded) toDisk?.destroy();
-  });
-  return passage;
-}
-
-function waitFor(disk: PassThrough, release: () => void): void {
-  const go = (): void => {
-    disk.off('drain', go);
-    disk.off('close', go);
-    release();
-  };
-  disk.once('drain', go);
-  disk.once('close', go);
-}
-
-/** A store kept below a number of bytes. */
-class DiskCache {
-  readonly #entries: ByteLru<true>;
-  /** Writes and removals under way; as many as there are reads under way. */
-  readonly #pending = new Set<Promise<void>>();
-
-  private constructor(
-    readonly store: BlobStore,
-    readonly maxBytes: number,
-    readonly onError: ((error: unknown) => void) | undefined,
-  ) {
-    this.#entries = new ByteLru(maxBytes, (key) => this.#track(this.#remove(key)));
-  }
-
-  /** Takes over what an earlier process left, oldest first. */
-  static async open(store: BlobStore, maxBytes: number, onError?: (error: unknown) => void): Promise<DiskCache> {
-    const cache = new DiskCache(store, maxBytes, onError);
-    const left: { key: string; size: number; at: number }[] = [];
-    for await (const { key, size, modifiedAt } of store.list(''))
-      left.push({ key, size, at: modifiedAt?.getTime() ?? 0 });
-    for (const { key, size } of left.sort((a, b) => a.at - b.at)) cache.#entries.set(key, true, size);
-    return cache;
-  }
-
-  async get(key: string): Promise<StoredBlob | undefined> {
-    if (this.#entries.get(key) === undefined) return undefined;
-    try {
-      const found = await this.store.get(key);
-      if (found !== undefined && !isBytes(found.body)) found.body.once('error', () => this.#track(this.delete(key)));
-      return found;
-    } catch (error) {
-      // damaged or unreadable: forget it, the store below has it
-      this.onError?.(error);
-      await this.delete(key);
-      return undefined;
-    }
-  }
-
-  /** Keeps a blob, in the background. */
-  write(key: string, body: Uint8Array | PassThrough, size: number): void {
-    this.#track(this.#put(key, body, size));
-  }
-
-  async settled(): Promise<void> {
-    while (this.#pending.size > 0) await Promise.all(this.#pending);
-  }
-
-  #track(work: Promise<void>): void {
-    const tracked = work.finally(() => this.#pending.delete(tracked));
-    this.#pending.add(tracked);
-  }
-
-  async #put(key: string, body: Uint8Array | PassThrough, size: number): Promise<void> {
-    const digest = digestOfObject(parseObjectName(key));
-    if (digest === undefined || size > this.maxBytes) return discard(body);
-    try {
-      await this.store.put(key, body, { digest, size });
-      this.#entries.set(key, true, size);
-    } catch (error) {
-      discard(body);
-      this.onError?.(error);
-    }
-  }
-
-  /** A stream to write a blob into; destroying it keeps nothing. */
-  writer(key: string, size: number): PassThrough | undefined {
-    if (size > this.maxBytes) return undefined;
-    const stream = new PassThrough({ highWaterMark: 512 * 1024 });
-    stream.on('error', () => {});
-    this.write(key, stream, size);
-    return stream;
-  }
-
-  async delete(key: string): Promise<void> {
-    this.#entries.delete(key);
-    await this.#remove(key);
-  }
-
-  async #remove(key: string): Promise<void> {
-    await this.store.delete(key).catch((error: unknown) => this.onError?.(error));
-  }
 }

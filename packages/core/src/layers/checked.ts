@@ -112,7 +112,8 @@ function aborted(): LpsError {
   return new LpsError('ABORTED', 'the upload was aborted');
 }
 
-function verifiedRead(found: StoredBlob, expect: Expected): StoredBlob {
+/** A blob whose body ends cleanly only when it is what was expected. Throws BLOB_DAMAGED when whole bytes are not. */
+export function verifiedRead(found: StoredBlob, expect: Expected): StoredBlob {
   const { info, body } = found;
   if (!isBytes(body)) return { info, body: verifiedStream(body, expect, 'BLOB_DAMAGED', 'BLOB_DAMAGED') };
   if (body.length !== expect.size) throw sizeMismatch('BLOB_DAMAGED', expect.size, body.length);
