@@ -13,5 +13,13 @@ const vite = await createServer({
 });
 const components = await vite.ssrLoadModule('/test/components/index.ts');
 
-export const { freePort, openS3Client, requireOrSkip, spawnLogged, startVersitygw, tempDir, waitUntilReady } =
-  components;
+export const {
+  freePort,
+  openS3Client,
+  requireOrSkip,
+  spawnLogged,
+  startTemporal,
+  startVersitygw,
+  tempDir,
+  waitUntilReady,
+} = components;

@@ -5,6 +5,7 @@ import { requireOrSkip } from '@large-payload/test-components';
 import { expect, it } from 'vitest';
 
 const run = fileURLToPath(new URL('../bench/run.mjs', import.meta.url));
+const collection = fileURLToPath(new URL('../bench/collection.mjs', import.meta.url));
 
 function bench(...args: string[]): Promise<{ stdout: string; stderr: string }> {
   return promisify(execFile)(process.execPath, [run, ...args], { timeout: 110_000 });
@@ -36,3 +37,16 @@ it.each([
 ])('a benchmark refuses %j', { timeout: 60_000 }, async (args, message) => {
   await expect(bench(...args)).rejects.toMatchObject({ code: 1, stderr: expect.stringContaining(message) });
 });
+
+it('the benchmark of the collection asks for each run once, and sweeps what no run holds', async () => {
+  const { stdout } = await promisify(execFile)(process.execPath, [collection, '--runs', '200'], { timeout: 110_000 });
+  const lines = stdout.split('\n').filter((line) => line.startsWith('{'));
+  const phases = new Map(lines.map((line) => JSON.parse(line)).map((result) => [result.phase, result]));
+  expect(phases.get('first mark')).toMatchObject({ holders: 200, calls: { 'describe run': 200, history: 200 } });
+  const { calls } = phases.get('nothing new');
+  expect(calls).toMatchObject({ 'describe run': 2 });
+  expect(calls).not.toHaveProperty('history');
+  expect(phases.get('quarantine')).toMatchObject({ blobs: 10 });
+  expect(phases.get('delete')).toMatchObject({ blobs: 10 });
+  expect(stdout).toMatch(/peak live heap MiB/);
+}, 120_000);
