@@ -14,6 +14,8 @@ CREATE TABLE temporal_namespace (
   namespace_id text NOT NULL,
   server_version text NOT NULL,
   known_since timestamptz NOT NULL DEFAULT now(),
+  -- by a person: it is not asked any more, and its holders count as gone since then
+  forgotten_at timestamptz,
   CONSTRAINT temporal_namespace_name UNIQUE (cluster, name)
 );
 

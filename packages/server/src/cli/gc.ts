@@ -1,9 +1,18 @@
 import { LpsError, parseKey } from '@large-payload/core';
 import { type Command, Option } from 'commander';
+import type { AuditEntry } from '../auth/audit.js';
 import { formatBytes } from '../config/kinds.js';
 import type { Config } from '../config/settings.js';
+import type { ClusterSettings } from '../lifecycle/clusters.js';
 import type { JudgeOptions } from '../lifecycle/judge.js';
-import type { Brake, BrakeKind, LifecycleCatalog, Mark, StateSum } from '../lifecycle/lifecycle-catalog.js';
+import type {
+  Brake,
+  BrakeKind,
+  KnownNamespace,
+  LifecycleCatalog,
+  Mark,
+  StateSum,
+} from '../lifecycle/lifecycle-catalog.js';
 import { addCatalogTarget, withDatabase } from './catalog-target.js';
 import { shown, type Terminal } from './terminal.js';
 import { userName } from './user-name.js';
@@ -13,8 +22,11 @@ interface Place {
   readonly catalog: LifecycleCatalog;
   readonly config: Config;
   readonly judging: JudgeOptions;
+  readonly clusters: readonly ClusterSettings[];
   /** One line on standard output. */
   print(line: string): void;
+  /** For those who ask later who did it: in which namespaces of blobs (all: none is given), and to what. */
+  record(action: string, namespace: string | undefined, ...subjects: string[]): Promise<void>;
 }
 
 const json = (value: unknown): string =>
@@ -34,6 +46,7 @@ export function addGc(program: Command, terminal: Terminal): void {
   addResume(gc, terminal);
   addExplain(gc, terminal);
   addUndelete(gc, terminal);
+  addForget(gc, terminal);
 }
 
 function addStatus(gc: Command, terminal: Terminal): void {
@@ -104,8 +117,9 @@ function addRun(gc: Command, terminal: Terminal): void {
     .summary('Ask for a round now.')
     .description('Ask the service that leads for a round now, and not when it is due. It begins within seconds.');
   addCatalogTarget(command).action(() =>
-    onCollection(command, terminal, async ({ catalog }) => {
+    onCollection(command, terminal, async ({ catalog, record }) => {
       await catalog.requestRound();
+      await record('run collection', undefined);
       terminal.stderr.write('lps: asked for; "lps gc status" shows when it has begun\n');
     }),
   );
@@ -121,9 +135,10 @@ function addPause(gc: Command, terminal: Terminal): void {
     .option('--namespace <name>', 'only there')
     .requiredOption('--reason <text>', 'why; people see it');
   addCatalogTarget(command).action(({ namespace, reason }: { namespace?: string; reason: string }) =>
-    onCollection(command, terminal, async ({ catalog }) => {
+    onCollection(command, terminal, async ({ catalog, record }) => {
       const place = namespace === undefined ? {} : { blobNamespace: namespace };
       await catalog.brake({ kind: 'paused', reason: `${reason} (${userName()})`, ...place });
+      await record('pause collection', namespace, reason);
       terminal.stderr.write('lps: paused\n');
     }),
   );
@@ -151,7 +166,7 @@ function addResume(gc: Command, terminal: Terminal): void {
     .addOption(new Option('--kind <kind>', 'only this').choices(brakeKinds))
     .option('--namespace <name>', 'only what stops this namespace of blobs');
   addCatalogTarget(command).action((flags: { kind?: BrakeKind; namespace?: string }) =>
-    onCollection(command, terminal, async ({ catalog, print }) => {
+    onCollection(command, terminal, async ({ catalog, print, record }) => {
       const set = (await catalog.brakes()).filter(
         ({ kind, blobNamespace }) =>
           (flags.kind === undefined || kind === flags.kind) &&
@@ -160,6 +175,7 @@ function addResume(gc: Command, terminal: Terminal): void {
       for (const brake of set) {
         if (brake.kind === 'identity_changed') await forgetIdentities(catalog);
         await catalog.release(brake.kind, brake.blobNamespace, userName());
+        await record('resume collection', brake.blobNamespace, brake.kind);
         print(`released  ${brakeLine(brake)}`);
       }
       if (set.length === 0) terminal.stderr.write('lps: nothing stops it\n');
@@ -198,8 +214,9 @@ function addExplain(gc: Command, terminal: Terminal): void {
       const keptUntil = new Date(blob.touchedAt.getTime() + config.graceMs);
       print(`state      ${blob.state}, ${formatBytes(blob.size)}`);
       print(`last use   ${blob.touchedAt.toISOString()}; kept for that until ${keptUntil.toISOString()}`);
-      for (const { namespace, holder, isByDigestAlone } of holders) {
-        const how = isByDigestAlone ? ', only its digest was found' : '';
+      for (const { namespace, holder, isByDigestAlone, lostAt } of holders) {
+        const lost = lostAt === undefined ? '' : `, not found any more since ${lostAt.toISOString()}`;
+        const how = isByDigestAlone ? `, only its digest was found${lost}` : lost;
         const gone = holder.goneAt === undefined ? '' : `, gone since ${holder.goneAt.toISOString()}`;
         const id = holder.externalId.replaceAll('\n', ' ');
         print(`held by    ${holder.kind} ${id} of ${namespace.cluster}/${namespace.name}${how}${gone}`);
@@ -220,12 +237,68 @@ function addUndelete(gc: Command, terminal: Terminal): void {
     )
     .argument('<key>', 'its key');
   addCatalogTarget(command).action((text: string) =>
-    onCollection(command, terminal, async ({ catalog }) => {
-      if ((await catalog.undelete(parseKey(text))) === undefined)
+    onCollection(command, terminal, async ({ catalog, record }) => {
+      const key = parseKey(text);
+      if ((await catalog.undelete(key)) === undefined)
         throw new LpsError('BLOB_NOT_FOUND', 'this blob is not in quarantine');
+      await record('undelete', key.namespace, text);
       terminal.stderr.write('lps: it is live again\n');
     }),
   );
+}
+
+function addForget(gc: Command, terminal: Terminal): void {
+  const command = gc
+    .command('forget')
+    .summary('Forget a Temporal namespace that is not configured any more.')
+    .description(
+      'Forget a Temporal namespace that the clusters file does not name any more, and that would stop the collection for ever ' +
+        '(smaller_configuration). What only its workflows hold is kept for a while longer, and goes then.',
+    )
+    .argument('<cluster/namespace>', 'as "lps gc status" shows it')
+    .option('--yes', 'do it; without it, it is only said what it means');
+  addCatalogTarget(command, 'Collection')
+    .addHelpText('after', '\nExample:\n  lps gc forget prod/old-orders --yes --clusters clusters.yaml')
+    .action((name: string, { yes = false }: { yes?: boolean }) =>
+      onCollection(command, terminal, async (place) => {
+        const { catalog, clusters, print, record } = place;
+        const known = (await catalog.knownNamespaces()).find((one) => `${one.cluster}/${one.name}` === name);
+        if (known === undefined)
+          throw new LpsError('INVALID_ARGUMENT', 'it is not known; "lps gc status" shows those that are');
+        if (await isConfigured(known, clusters))
+          throw new LpsError(
+            'INVALID_ARGUMENT',
+            'the clusters file names it: take it out there, in all services, first',
+          );
+        await sayWhatItMeans(known, place);
+        if (!yes) throw new LpsError('INVALID_ARGUMENT', 'nothing was done; if that is meant to be so, add --yes');
+        if (await catalog.forgetNamespace(known)) await record('forget namespace', undefined, name);
+        print(`forgotten  ${name}`);
+        terminal.stderr.write('lps: if it has stopped the collection: lps gc resume --kind smaller_configuration\n');
+      }),
+    );
+}
+
+/** Where a cluster's namespaces are all there are, it is asked for them. */
+async function isConfigured({ cluster, name }: KnownNamespace, clusters: readonly ClusterSettings[]): Promise<boolean> {
+  const settings = clusters.find((one) => one.name === cluster);
+  if (settings === undefined) return false;
+  const { openCluster } = await import('../lifecycle/temporal/cluster.js');
+  const asked = openCluster(settings);
+  try {
+    return (await asked.namespaces()).some((one) => one.name === name);
+  } finally {
+    await asked.close();
+  }
+}
+
+async function sayWhatItMeans(known: KnownNamespace, { catalog, judging, print }: Place): Promise<void> {
+  const { lingerOf } = await import('../lifecycle/permission.js');
+  const marks = await catalog.marksOf(known, 50);
+  const hours = (lingerOf(judging.times, marks) / 3_600_000).toFixed(1);
+  print(`last mark  ${markLine(marks[0])}`);
+  print(`from now on nobody asks what is held there; what is known to be held is kept for ${hours} h more,`);
+  print('and then goes by the usual rules: unused for --grace, two marks, --quarantine');
 }
 
 function onCollection(command: Command, terminal: Terminal, run: (place: Place) => Promise<void>): Promise<void> {
@@ -239,15 +312,38 @@ function onCollection(command: Command, terminal: Terminal, run: (place: Place) 
     try {
       const judging = { catalog, clusters, retention: retentionOf(config), times: timesOf(config) };
       await run({
-        catalog,
-        config,
-        judging,
+        ...{ catalog, config, judging, clusters },
+        async record(action, namespace = '*', ...subjects) {
+          const principal = `cli:${userName()}`;
+          await recorded({ url, schema }, terminal, {
+            principal,
+            action,
+            namespaces: [namespace],
+            subjects,
+            status: 200,
+          });
+        },
         print: (line) => void terminal.stdout.write(`${shown(line, terminal.stdout)}\n`),
       });
     } finally {
       await catalog.close();
     }
   });
+}
+
+async function recorded(
+  place: { readonly url: string; readonly schema: string },
+  terminal: Terminal,
+  entry: AuditEntry,
+): Promise<void> {
+  const { openAccess } = await import('../auth/open-access.js');
+  const onAuditLost = () => terminal.stderr.write('lps: this was done, but is missing in the audit\n');
+  const access = await openAccess({ ...place, onAuditLost });
+  try {
+    await access.audit.record(entry);
+  } finally {
+    await access.close();
+  }
 }
 
 function markLine(mark: Mark | undefined): string {

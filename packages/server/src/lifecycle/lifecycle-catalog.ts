@@ -130,9 +130,14 @@ export interface LifecycleCatalog {
   now(): Promise<Date>;
 
   // marks
-  /** Makes the namespace known when it is not; `identity` of one that is known is left as it was. */
+  /** Makes the namespace known when it is not (any more); `identity` of one that is known is left as it was. */
   knowNamespace(name: NamespaceName, identity: Identity): Promise<KnownNamespace>;
   knownNamespaces(): Promise<KnownNamespace[]>;
+  /**
+   * After an operator's word: it is not among the known ones any more, its marks are forgotten, and its holders count as gone
+   * from now on. `knowNamespace` makes it known again. `false` when it was not known.
+   */
+  forgetNamespace(namespace: KnownNamespace): Promise<boolean>;
   /** After an operator's word: takes the new identity, and forgets holders, edges and marks of the old one. */
   acceptIdentity(namespace: KnownNamespace, identity: Identity): Promise<void>;
   beginMark(fence: Fence, namespace: KnownNamespace, retentionMs: number): Promise<Mark>;

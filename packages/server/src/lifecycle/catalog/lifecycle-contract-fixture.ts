@@ -167,6 +167,40 @@ function testNamespaces(): void {
     expect((await lifecycle.knownNamespaces()).filter(({ name }) => name === first.name)).toEqual([first]);
   });
 
+  it('is forgotten by a person: its holders are gone from then on, and its marks permit nothing', async () => {
+    const key = await garbage();
+    const { namespace, mark, holder } = await hold([{ digest: key.digest }]);
+    const names = async (): Promise<bigint[]> => (await lifecycle.knownNamespaces()).map(({ id }) => id);
+    await completeMark(namespace);
+    await harness.pass(hourMs);
+    await completeMark(namespace);
+    const permission = await permissionOf(namespace, orders);
+    expect(await lifecycle.forgetNamespace(namespace)).toBe(true);
+    expect(await lifecycle.forgetNamespace(namespace)).toBe(false);
+    expect(await names()).not.toContain(namespace.id);
+    expect(await lifecycle.marksOf(namespace, 9)).toEqual([]);
+    await expect(lifecycle.quarantine(fence, permission, [])).rejects.toEqual(aborted);
+    await expect(lifecycle.beginMark(fence, namespace, 1)).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
+    await expect(lifecycle.saveScan(mark, holder, { edges: [], isDone: true })).rejects.toEqual(aborted);
+    await expect(lifecycle.acceptIdentity(namespace, identity)).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
+    // its edges stay for a while
+    await lifecycle.forgetGone(2 * hourMs, 9);
+    expect((await lifecycle.holdersOf(key, 9))[0]?.holder.goneAt).toBeInstanceOf(Date);
+    // it is configured again
+    const another = { ...identity, namespaceId: 'n-2' };
+    expect(await lifecycle.knowNamespace(namespace, another)).toEqual({ ...namespace, identity: another });
+    expect(await names()).toContain(namespace.id);
+    const again = await lifecycle.beginMark(fence, namespace, hourMs);
+    await lifecycle.noteHolders(again, 'run', [{ id: 'w\nr', isClosed: false }]);
+    await harness.pass(3 * hourMs);
+    await lifecycle.forgetGone(2 * hourMs, 9);
+    expect(await lifecycle.holdersOf(key, 9)).toMatchObject([{ holder: { id: holder.id, cursor: '7' } }]);
+    await lifecycle.forgetNamespace(namespace);
+    await harness.pass(3 * hourMs);
+    await lifecycle.forgetGone(2 * hourMs, 9);
+    expect(await lifecycle.holdersOf(key, 9)).toEqual([]);
+  });
+
   it('forgets holders, edges and marks of an identity when another one is accepted', async () => {
     const key = await garbage();
     const { namespace, mark, holder } = await hold([{ digest: key.digest }]);

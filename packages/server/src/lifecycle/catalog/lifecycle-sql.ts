@@ -59,23 +59,31 @@ function markStatements(schema: string) {
     /** $1 cluster, $2 name, $3 cluster id, $4 namespace id, $5 server version. */
     knowNamespace: named(
       'know_namespace',
-      `INSERT INTO ${namespace} (cluster, name, cluster_id, namespace_id, server_version) VALUES ($1, $2, $3, $4, $5)
-      ON CONFLICT DO NOTHING`,
+      `INSERT INTO ${namespace} AS n (cluster, name, cluster_id, namespace_id, server_version) VALUES ($1, $2, $3, $4, $5)
+      ON CONFLICT (cluster, name) DO UPDATE SET forgotten_at = NULL, cluster_id = excluded.cluster_id,
+        namespace_id = excluded.namespace_id, server_version = excluded.server_version, known_since = now()
+        WHERE n.forgotten_at IS NOT NULL`,
     ),
     namespaceNamed: named(
       'namespace_named',
       `SELECT ${namespaceColumns} FROM ${namespace} n WHERE cluster = $1 AND name = $2`,
     ),
-    knownNamespaces: named('known_namespaces', `SELECT ${namespaceColumns} FROM ${namespace} n ORDER BY cluster, name`),
+    knownNamespaces: named(
+      'known_namespaces',
+      `SELECT ${namespaceColumns} FROM ${namespace} n WHERE forgotten_at IS NULL ORDER BY cluster, name`,
+    ),
 
     /** Whoever accepts an identity: $1 namespace. From here on no mark of it can begin. */
-    lockNamespace: { text: `SELECT id FROM ${namespace} WHERE id = $1 FOR UPDATE` },
+    lockNamespace: { text: `SELECT id FROM ${namespace} WHERE id = $1 AND forgotten_at IS NULL FOR UPDATE` },
     /** Waits for what is being saved by these marks; nothing can be saved by them later. */
     forgetMarks: { text: `DELETE FROM ${mark} WHERE namespace_id = $1` },
     forgetHolders: {
       text: `WITH forgotten AS (DELETE FROM ${holder} WHERE namespace_id = $1 RETURNING id)
         DELETE FROM ${edge} e USING forgotten WHERE e.holder_id = forgotten.id`,
     },
+    /** Their edges stay for a while, as those of any holder that is gone. */
+    allGone: { text: `UPDATE ${holder} SET gone_at = now() WHERE namespace_id = $1 AND gone_at IS NULL` },
+    forgetNamespace: { text: `UPDATE ${namespace} SET forgotten_at = now() WHERE id = $1` },
     setIdentity: {
       text: `UPDATE ${namespace} SET cluster_id = $2, namespace_id = $3, server_version = $4 WHERE id = $1`,
     },
@@ -83,7 +91,8 @@ function markStatements(schema: string) {
     /** $1 namespace, $2 epoch, $3 retention in ms. No row: it is not known. now(): before anything was asked. */
     beginMark: {
       text: `INSERT INTO ${mark} AS m (namespace_id, epoch, started_at, retention_ms)
-        SELECT n.id, $2, now(), $3 FROM ${namespace} n WHERE n.id = $1 FOR SHARE RETURNING ${markColumns}`,
+        SELECT n.id, $2, now(), $3 FROM ${namespace} n WHERE n.id = $1 AND n.forgotten_at IS NULL FOR SHARE
+        RETURNING ${markColumns}`,
     },
     /** $1 mark. First of whatever is saved by a mark: no row when it has ended or was forgotten. */
     holdMark: { text: `SELECT namespace_id FROM ${mark} WHERE id = $1 AND ended_at IS NULL FOR SHARE` },

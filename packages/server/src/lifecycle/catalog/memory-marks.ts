@@ -30,6 +30,7 @@ const maxAtOnce = 1000;
 
 export class MemoryMarks {
   readonly #namespaces = new Map<bigint, KnownNamespace>();
+  readonly #forgotten = new Set<bigint>();
   readonly #marks = new Map<bigint, Mark>();
   readonly #holders = new Map<bigint, Holder>();
   readonly #holdersByName = new Map<string, Holder>();
@@ -64,28 +65,47 @@ export class MemoryMarks {
   }
 
   async knowNamespace({ cluster, name }: NamespaceName, identity: Identity): Promise<KnownNamespace> {
-    for (const known of this.#namespaces.values()) if (known.cluster === cluster && known.name === name) return known;
-    const known = { id: this.model.newId(), cluster, name, identity };
+    const before = [...this.#namespaces.values()].find((one) => one.cluster === cluster && one.name === name);
+    if (before !== undefined && !this.#forgotten.has(before.id)) return before;
+    const known = { id: before?.id ?? this.model.newId(), cluster, name, identity };
+    this.#forgotten.delete(known.id);
     this.#namespaces.set(known.id, known);
     return known;
   }
 
   async knownNamespaces(): Promise<KnownNamespace[]> {
     const nameOf = ({ cluster, name }: NamespaceName): string => `${cluster}\0${name}`;
-    return [...this.#namespaces.values()].sort((one, other) => (nameOf(one) < nameOf(other) ? -1 : 1));
+    const known = [...this.#namespaces.values()].filter(({ id }) => !this.#forgotten.has(id));
+    return known.sort((one, other) => (nameOf(one) < nameOf(other) ? -1 : 1));
+  }
+
+  async forgetNamespace({ id }: KnownNamespace): Promise<boolean> {
+    if (!this.#isKnown(id)) return false;
+    this.#forgetMarks(id);
+    for (const holder of this.#holders.values()) if (holder.namespaceId === id) holder.goneAt ??= this.model.now();
+    this.#forgotten.add(id);
+    return true;
+  }
+
+  #isKnown(id: bigint): boolean {
+    return this.#namespaces.has(id) && !this.#forgotten.has(id);
+  }
+
+  #forgetMarks(namespace: bigint): void {
+    for (const mark of this.#marks.values()) if (mark.namespace.id === namespace) this.#marks.delete(mark.id);
   }
 
   async acceptIdentity({ id }: KnownNamespace, identity: Identity): Promise<void> {
     const known = this.#namespaces.get(id);
-    if (known === undefined) throw notKnown();
+    if (known === undefined || !this.#isKnown(id)) throw notKnown();
     this.#namespaces.set(id, { ...known, identity });
-    for (const mark of this.#marks.values()) if (mark.namespace.id === id) this.#marks.delete(mark.id);
+    this.#forgetMarks(id);
     for (const holder of this.#holders.values()) if (holder.namespaceId === id) this.#forget(holder);
   }
 
   async beginMark(fence: Fence, namespace: KnownNamespace, retentionMs: number): Promise<Mark> {
     this.requireFence(fence);
-    if (!this.#namespaces.has(namespace.id)) throw notKnown();
+    if (!this.#isKnown(namespace.id)) throw notKnown();
     const startedAt = new Date(this.model.now());
     const counts = { holders: 0, scanned: 0 };
     const mark = { id: this.model.newId(), namespace, startedAt, isComplete: false, gaps: [], retentionMs, ...counts };

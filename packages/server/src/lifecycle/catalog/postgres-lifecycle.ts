@@ -112,6 +112,17 @@ class PostgresLifecycle implements LifecycleCatalog {
     return (await this.#database.run(this.#sql.knownNamespaces, [])).map(toKnownNamespace);
   }
 
+  forgetNamespace({ id }: KnownNamespace): Promise<boolean> {
+    return this.#database.transaction(async (run) => {
+      const [known] = await run(this.#sql.lockNamespace, [id]);
+      if (known === undefined) return false;
+      await run(this.#sql.forgetMarks, [id]);
+      await run(this.#sql.allGone, [id]);
+      await run(this.#sql.forgetNamespace, [id]);
+      return true;
+    });
+  }
+
   acceptIdentity({ id }: KnownNamespace, identity: Identity): Promise<void> {
     const { clusterId, namespaceId, serverVersion } = identity;
     return this.#database.transaction(async (run) => {
