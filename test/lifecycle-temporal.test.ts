@@ -16,26 +16,19 @@ import { schedulesKind } from '../packages/server/src/lifecycle/holders/schedule
 import { openCluster } from '../packages/server/src/lifecycle/temporal/cluster.ts';
 import { grpcStatus } from '../packages/server/src/lifecycle/temporal/grpc-failure.ts';
 import type { TemporalCluster, TemporalNamespace } from '../packages/server/src/lifecycle/temporal-api.ts';
-import { type GrpcAnswer, type GrpcFault, type GrpcProxy, startGrpcProxy } from './support/grpc-proxy.ts';
+import {
+  type GrpcAnswer,
+  type GrpcFault,
+  type GrpcProxy,
+  namespaceNotFound,
+  notFound,
+  startGrpcProxy,
+} from './support/grpc-proxy.ts';
 import { until } from './support/until.ts';
 
 const refused = ['INVALID_ARGUMENT', 'NOT_FOUND', 'PERMISSION_DENIED', 'UNIMPLEMENTED', 'UNAUTHENTICATED'];
-const { NotFoundFailure, NamespaceNotFoundFailure } = proto.temporal.api.errordetails.v1;
-const notFound = status(
-  { status: grpcStatus.NOT_FOUND, message: 'not here' },
-  'NotFoundFailure',
-  NotFoundFailure.encode({}).finish(),
-);
-const namespaceNotFound = status(
-  { status: grpcStatus.NOT_FOUND, message: 'no such namespace' },
-  'NamespaceNotFoundFailure',
-  NamespaceNotFoundFailure.encode({ namespace: 'default' }).finish(),
-);
-const elsewhere = status(
-  { status: grpcStatus.NOT_FOUND, message: 'not here' },
-  'NotFoundFailure',
-  NotFoundFailure.encode({ currentCluster: 'west', activeCluster: 'east' }).finish(),
-);
+const gone = notFound();
+const elsewhere = notFound({ currentCluster: 'west', activeCluster: 'east' });
 
 const temporal = await startTemporal();
 
@@ -127,7 +120,7 @@ describeWith(describe, 'a cluster that fails', temporal, ({ address, namespace, 
   });
 
   it('takes a run and a schedule for gone when Temporal says so of their ids, and for nothing else', async () => {
-    const gone = { result: undefined };
+    const nothing = { result: undefined };
     const onlyById = (answer: GrpcAnswer) => (method: string) => (method === 'DescribeNamespace' ? undefined : answer);
     for (const work of [works['scan of a run'], works['scan of a schedule']]) {
       const scan = async (): Promise<unknown> =>
@@ -136,9 +129,9 @@ describeWith(describe, 'a cluster that fails', temporal, ({ address, namespace, 
           (error: unknown) => error,
         );
       clock.ms += 60_000;
-      proxy.fault = onlyById(notFound);
-      expect(await scan()).toEqual(gone);
-      proxy.fault = onlyById(namespaceNotFound);
+      proxy.fault = onlyById(gone);
+      expect(await scan()).toEqual(nothing);
+      proxy.fault = onlyById(namespaceNotFound(namespace));
       expect(await scan()).toMatchObject({ code: 'TEMPORAL_REFUSED' });
       proxy.fault = onlyById(elsewhere);
       expect(await scan()).toMatchObject({
@@ -147,17 +140,17 @@ describeWith(describe, 'a cluster that fails', temporal, ({ address, namespace, 
       });
       // the namespace cannot be looked at
       clock.ms += 60_000;
-      proxy.fault = () => notFound;
+      proxy.fault = () => gone;
       expect(await scan()).toMatchObject({ code: 'TEMPORAL_REFUSED' });
-      proxy.fault = (method) => (method === 'DescribeNamespace' ? { status: grpcStatus.UNAVAILABLE } : notFound);
+      proxy.fault = (method) => (method === 'DescribeNamespace' ? { status: grpcStatus.UNAVAILABLE } : gone);
       expect(await scan()).toMatchObject({ code: 'TEMPORAL_UNAVAILABLE' });
     }
     // gone while its history is read
-    proxy.fault = (method) => (method === 'GetWorkflowExecutionHistoryReverse' ? notFound : undefined);
+    proxy.fault = (method) => (method === 'GetWorkflowExecutionHistoryReverse' ? gone : undefined);
     expect(await works['scan of a run']()).toBeUndefined();
     // a list of nothing is no list of what is gone
     for (const work of [works['list of runs'], works['list of schedules'], works.namespaces, works.describe])
-      expect(await failing(work, 1, notFound)).toMatchObject({ code: 'TEMPORAL_REFUSED' });
+      expect(await failing(work, 1, gone)).toMatchObject({ code: 'TEMPORAL_REFUSED' });
   });
 
   it('says what else it cannot read in a namespace', async () => {
@@ -187,7 +180,7 @@ describeWith(describe, 'a cluster that fails', temporal, ({ address, namespace, 
   });
 
   it('looks at the namespace once for the NotFounds of a second', async () => {
-    proxy.fault = (method) => (method === 'DescribeWorkflowExecution' ? notFound : undefined);
+    proxy.fault = (method) => (method === 'DescribeWorkflowExecution' ? gone : undefined);
     clock.ms += 60_000;
     for (let scans = 0; scans < 5; scans += 1) expect(await works['scan of a run']()).toBeUndefined();
     expect(proxy.calls.filter((call) => call === 'DescribeNamespace')).toHaveLength(1);
@@ -339,13 +332,6 @@ class JumpingClock implements Clock {
 function settings(address: string, namespaces: ClusterSettings['namespaces']): ClusterSettings {
   const lists = { claimFreeEncodings: [], acceptServerVersions: [] };
   return { name: 'dev', address, namespaces, isIsolated: false, requestsPerSecond: 50, ...lists };
-}
-
-function status(answer: GrpcAnswer, typeName: string, value: Uint8Array): GrpcAnswer {
-  const type_url = `type.googleapis.com/temporal.api.errordetails.v1.${typeName}`;
-  const { status: code, message = '' } = answer;
-  const details = proto.google.rpc.Status.encode({ code, message, details: [{ type_url, value }] }).finish();
-  return { ...answer, details };
 }
 
 async function everything<T>(pages: AsyncIterable<readonly T[]>): Promise<T[]> {

@@ -2,6 +2,7 @@
 import { once } from 'node:events';
 import http2 from 'node:http2';
 import type { AddressInfo } from 'node:net';
+import proto from '@temporalio/proto';
 
 export interface GrpcAnswer {
   readonly status: number;
@@ -31,6 +32,29 @@ export interface GrpcProxy {
 }
 
 const unauthenticated = 16;
+const notFoundStatus = 5;
+const { NotFoundFailure, NamespaceNotFoundFailure } = proto.temporal.api.errordetails.v1;
+
+/** As Temporal says it of an id. With clusters: not found in the current one, another is the active one. */
+export function notFound(clusters: { currentCluster?: string; activeCluster?: string } = {}): GrpcAnswer {
+  const detail = NotFoundFailure.encode(clusters).finish();
+  return withDetail({ status: notFoundStatus, message: 'not here' }, 'NotFoundFailure', detail);
+}
+
+/** As Temporal says it of a namespace. */
+export function namespaceNotFound(namespace: string): GrpcAnswer {
+  const detail = NamespaceNotFoundFailure.encode({ namespace }).finish();
+  return withDetail({ status: notFoundStatus, message: 'no such namespace' }, 'NamespaceNotFoundFailure', detail);
+}
+
+function withDetail(answer: GrpcAnswer, typeName: string, value: Uint8Array): GrpcAnswer {
+  const type_url = `type.googleapis.com/temporal.api.errordetails.v1.${typeName}`;
+  const { status: code, message = '' } = answer;
+  return {
+    ...answer,
+    details: proto.google.rpc.Status.encode({ code, message, details: [{ type_url, value }] }).finish(),
+  };
+}
 
 export async function startGrpcProxy(target: string, options: GrpcProxyOptions = {}): Promise<GrpcProxy> {
   const upstream = http2.connect(`http://${target}`);
@@ -105,11 +129,14 @@ function forward(
   const onward = upstream.request(others);
   onward.on('error', () => stream.destroy());
   stream.pipe(onward);
+  // whoever asked has given up
+  stream.once('close', () => onward.close(http2.constants.NGHTTP2_CANCEL));
   let trailers: http2.IncomingHttpHeaders = {};
   onward.on('trailers', (received) => {
     trailers = received;
   });
   onward.on('response', (received, flags) => {
+    if (stream.destroyed) return;
     const isAll = (flags & http2.constants.NGHTTP2_FLAG_END_STREAM) !== 0;
     const { ':status': status, ...rest } = received;
     stream.respond({ ':status': status ?? 502, ...rest }, isAll ? { endStream: true } : { waitForTrailers: true });
