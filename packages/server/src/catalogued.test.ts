@@ -313,6 +313,25 @@ describe('catalogued', () => {
     expect(alarms).toContain('catalog_unavailable');
   });
 
+  it('reads past its caches while Postgres is away: what left the store meanwhile is not served', async () => {
+    const { store, inner } = spoilable();
+    const cache = await cached(store, { memory: { maxBytes: 1e6 } });
+    const catalog = await fixture.open();
+    const layer = catalogued(cache, { source: store, catalog, renewMs: 60_000, alarms: { raise() {} } });
+    const { key, bytes, expected } = sample();
+    await layer.put(key, bytes, expected);
+    expect(await read(layer, key)).toEqual(bytes);
+    const lookup = async (): Promise<never> => {
+      throw new LpsError('CATALOG_UNAVAILABLE', 'Postgres does not answer');
+    };
+    Object.assign(catalog, { lookup });
+    expect(await read(layer, key)).toEqual(bytes);
+    await inner.delete(key);
+    expect(await layer.get(key)).toBeUndefined();
+    expect(await layer.head(key)).toBeUndefined();
+    await catalog.close();
+  });
+
   it('serves nothing that left while it was touched', async () => {
     const { layer, catalog } = await open(memoryStore(), 0);
     const { key, bytes, expected } = sample();

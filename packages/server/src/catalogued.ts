@@ -351,11 +351,12 @@ class Catalogued {
     return marked;
   }
 
+  /** Past every cache: what was taken down meanwhile is gone from the store, and nobody could tell us. */
   async #getWithoutCatalog(key: string, options: GetOptions): Promise<StoredBlob | undefined> {
-    const first = await this.store.get(key, options);
-    if (first !== undefined || !this.store.can.list) return first;
-    for await (const info of this.store.list(`${key}~`)) {
-      const found = await this.store.get(info.key, options);
+    const first = await this.#source.get(key, options);
+    if (first !== undefined || !this.#source.can.list) return first;
+    for await (const info of this.#source.list(`${key}~`)) {
+      const found = await this.#source.get(info.key, options);
       if (found !== undefined) return { body: found.body, info: { ...found.info, key } };
     }
     return undefined;
