@@ -336,6 +336,22 @@ describe('the disk cache', () => {
     await again.close?.();
   });
 
+  it('checks what comes back from a file that is still being written', async () => {
+    const dir = await newDir();
+    const upstream = new Upstream(3 * MiB);
+    const cache = await cached(upstream.store, { disk: { dir, maxBytes: 64 * MiB } });
+    const [reads, late] = await Promise.all([bodyOf(cache, upstream.key), bodyOf(cache, upstream.key)]);
+    const seen = gathered(reads);
+    for (let at = 0; at < 2 * MiB; at += 65_536) upstream.send(at, at + 65_536);
+    await turns(() => seen.size > MiB);
+    for (const name of await readdir(join(dir, 'tmp'))) await writeFile(join(dir, 'tmp', name), 'xyz', { flag: 'r+' });
+    const read = readAll(late, 1e9).catch((error: unknown) => error);
+    upstream.send(2 * MiB, 3 * MiB);
+    upstream.end();
+    expect(await read).toMatchObject({ code: 'BLOB_DAMAGED' });
+    await cache.close?.();
+  });
+
   it('answers a range only from a file that is right as a whole', async () => {
     const dir = await newDir();
     const { cache, below, blobs } = await filled(dir, [100_000, 3 * MiB]);

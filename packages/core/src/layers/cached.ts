@@ -187,11 +187,8 @@ class Cache {
     const whole = await this.#fromDisk(key);
     if (whole === undefined || range.end >= whole.info.size) return discarded(whole);
     if (isBytes(whole.body)) return { info: whole.info, body: whole.body.subarray(range.start, range.end + 1) };
-    const isRight = await finished(whole.body.resume()).then(
-      () => true,
-      () => false,
-    );
-    return isRight ? this.#disk?.get(key, range) : undefined;
+    await finished(whole.body.resume()).catch(() => {}); // a wrong one has been dropped
+    return this.#disk?.get(key, range);
   }
 
   async #fromDisk(key: string): Promise<StoredBlob | undefined> {
