@@ -150,20 +150,21 @@ class Catalogued {
     if (row === undefined || row.state === 'uploading') return this.#adopt(blob, key, options);
     if (!isReadable(row)) return undefined;
     try {
-      return (await this.#use([row], options)).get(key);
+      return (await this.#use([row], 'read', options)).get(key);
     } catch (error) {
       if (!isLpsError(error, 'CATALOG_UNAVAILABLE')) throw error;
       return this.#headWithoutCatalog(key, options);
     }
   }
 
-  /** Answers from the catalog alone: an object that it does not know counts as absent, and the upload that follows adopts it. */
+  /** Clients ask before they upload. Answers from the catalog alone: an object that it does not know counts as absent, and the upload that follows adopts it. */
   async stat(keys: readonly string[], options: CallOptions = {}): Promise<Map<string, BlobInfo>> {
     const blobs = keys.map((key) => parseKey(key));
     try {
       const rows = await this.#catalog.lookupMany(blobs);
       return await this.#use(
         rows.filter((row) => row.state === 'live' || row.state === 'quarantined'),
+        'upload',
         options,
       );
     } catch (error) {
@@ -305,9 +306,9 @@ class Catalogued {
   }
 
   /** Touches rows where that is due, and asks the store about those; what it lost is left out. */
-  async #use(rows: readonly BlobRow[], options: CallOptions): Promise<Map<string, BlobInfo>> {
+  async #use(rows: readonly BlobRow[], use: 'read' | 'upload', options: CallOptions): Promise<Map<string, BlobInfo>> {
     const due = rows.filter((row) => row.touchDue || row.state !== 'live');
-    const touched = new Map((await this.#touchAll(due)).map((row) => [row.id, row]));
+    const touched = new Map((await this.#touchAll(due, use)).map((row) => [row.id, row]));
     const present = await statOf(
       this.store,
       [...touched.values()].map((row) => row.physicalKey),
@@ -323,8 +324,8 @@ class Catalogued {
     return infos;
   }
 
-  async #touchAll(rows: readonly BlobRow[]): Promise<BlobRow[]> {
-    return rows.length === 0 ? [] : this.#catalog.touch(rows);
+  async #touchAll(rows: readonly BlobRow[], use: 'read' | 'upload'): Promise<BlobRow[]> {
+    return rows.length === 0 ? [] : this.#catalog.touch(rows, use);
   }
 
   async #isThere(row: BlobRow, options: CallOptions): Promise<boolean> {

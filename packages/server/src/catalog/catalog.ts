@@ -69,8 +69,11 @@ export interface Catalog {
   lookup(key: BlobKey): Promise<BlobRow | undefined>;
   /** The rows of at most 1,000 keys. */
   lookupMany(keys: readonly BlobKey[]): Promise<BlobRow[]>;
-  /** Writes a use down, where it is due; quarantined becomes live. Returns the rows as they are now. */
-  touch(rows: readonly BlobRow[]): Promise<BlobRow[]>;
+  /**
+   * Writes a use down, where it is due; quarantined becomes live. Returns the rows as they are now. A `read` from quarantine
+   * is noted: something held the blob. An `upload` that is spared says nothing of holders.
+   */
+  touch(rows: readonly BlobRow[], use?: 'read' | 'upload'): Promise<BlobRow[]>;
   /**
    * Takes an object into the catalog that the store holds, hash-checked, and the catalog did not know; heals a damaged row.
    * `undefined` for what was taken down or is being deleted, and for another physical key than the row's.

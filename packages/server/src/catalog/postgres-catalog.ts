@@ -257,12 +257,13 @@ class PostgresCatalog implements Catalog {
     return rows;
   }
 
-  async touch(rows: readonly BlobRow[]): Promise<BlobRow[]> {
+  async touch(rows: readonly BlobRow[], use: 'read' | 'upload' = 'read'): Promise<BlobRow[]> {
     checkCount(rows.length);
     if (rows.length === 0) return [];
     const keys = new Map(rows.map((row) => [String(row.id), row.key]));
     const read = this.#reading();
-    const found = await this.#database.run(this.#sql.touch, [[...keys.keys()], this.#settings.touchIntervalMs]);
+    const values = [[...keys.keys()], this.#settings.touchIntervalMs, use === 'read'];
+    const found = await this.#database.run(this.#sql.touch, values);
     return found.map((row) => read(row, keys.get(String(row.id)) ?? ''));
   }
 

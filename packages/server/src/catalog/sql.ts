@@ -119,8 +119,8 @@ export function statements(schema: string) {
   );
 
   /**
-   * $1 ids, $2 touch interval. Rows that are neither live nor quarantined come back as they are. Reads touch, uploads
-   * begin and commit: so a revival here is one that the collection did not expect, and is noted for it.
+   * $1 ids, $2 touch interval, $3 whether it is a read: then a revival is one that the collection did not expect, and is
+   * noted for it. Rows that are neither live nor quarantined come back as they are.
    */
   const touch = named(
     'touch',
@@ -138,7 +138,7 @@ export function statements(schema: string) {
       FROM due WHERE b.id = due.id AND due.state IN ('live', 'quarantined')
       RETURNING ${columns('b')}
     ), revived AS (
-      INSERT INTO ${schema}.revival (blob_id, generation) SELECT id, generation FROM due WHERE state = 'quarantined'
+      INSERT INTO ${schema}.revival (blob_id, generation) SELECT id, generation FROM due WHERE state = 'quarantined' AND $3::boolean
     )
     SELECT ${names} FROM fresh UNION ALL SELECT ${names} FROM touched
     UNION ALL SELECT ${names} FROM due WHERE state NOT IN ('live', 'quarantined')`,

@@ -179,6 +179,11 @@ export interface LifecycleCatalog {
   ): Promise<Mark>;
   /** The latest marks of a namespace that have ended, the newest first. */
   marksOf(namespace: KnownNamespace, limit: number): Promise<Mark[]>;
+  /**
+   * Removes what nobody asks for any more, at most `limit` of each: marks of a namespace that are older than its newest
+   * `marksKept` that have ended, and brakes that were let go of so long ago. Returns how many.
+   */
+  prune(marksKept: number, brakesKeptMs: number, limit: number): Promise<{ marks: number; brakes: number }>;
 
   // sweep
   /** Live blobs that a permission would retire, in the order of ids behind `after`; nothing is locked. */
@@ -199,7 +204,7 @@ export interface LifecycleCatalog {
   sums(blobNamespace?: string): Promise<Map<BlobState, StateSum>>;
   /** Blob namespaces that have rows. */
   blobNamespaces(): Promise<string[]>;
-  /** Quarantined blobs that a GET or HEAD has revived since a time. */
+  /** Quarantined blobs that a GET or HEAD has revived since a time; not those of which a client asked whether to upload them. */
   revivedSince(since: Date): Promise<number>;
   /** Counts the rounds of the collection up, and returns how many there were. The store keeps the same number. */
   nextRound(fence: Fence): Promise<bigint>;
@@ -222,6 +227,8 @@ export interface LifecycleCatalog {
   /** Touches what it names, and revives what is quarantined; the same id again changes nothing. Throws INVALID_KEY. */
   addPin(pin: NewPin): Promise<Pin>;
   removePin(id: string): Promise<boolean>;
+  /** Ids of pins that have been over for so long, the oldest first. */
+  expiredPins(overMs: number, limit: number): Promise<string[]>;
 
   // brakes
   brakes(): Promise<Brake[]>;

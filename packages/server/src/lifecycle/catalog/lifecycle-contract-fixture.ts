@@ -253,6 +253,22 @@ function testMarks(): void {
     await expect(lifecycle.acceptIdentity(nowhere, identity)).rejects.toEqual(refused);
   });
 
+  it('is one of the newest so many of its namespace, or nobody asks for it any more', async () => {
+    const [namespace, other] = [await known(), await known()];
+    const ended: Mark[] = [];
+    for (let count = 0; count < 5; count += 1) {
+      await lifecycle.beginMark(fence, namespace, hourMs); // of a leader that died
+      const mark = await lifecycle.beginMark(fence, namespace, hourMs);
+      ended.unshift(await lifecycle.endMark(fence, mark, complete));
+    }
+    await completeMark(other);
+    const open = await lifecycle.beginMark(fence, namespace, hourMs);
+    while ((await lifecycle.prune(3, hourMs, 2)).marks > 0);
+    expect((await lifecycle.marksOf(namespace, 9)).map(({ id }) => id)).toEqual(ended.slice(0, 3).map(({ id }) => id));
+    expect(await lifecycle.marksOf(other, 9)).toHaveLength(1);
+    await lifecycle.endMark(fence, open, complete);
+  });
+
   it('leaves out those that began before the rows were made again', async () => {
     const namespace = await known();
     await completeMark(namespace);
@@ -876,14 +892,16 @@ function testSums(): void {
 
   it('counts revivals by reads, and by nothing else', async () => {
     const keys: BlobKey[] = [];
-    for (let at = 0; at < 5; at += 1) keys.push(await garbage());
+    for (let at = 0; at < 6; at += 1) keys.push(await garbage());
     const quarantined = await lifecycle.quarantine(fence, await permit(), await Promise.all(keys.map(idOf)));
-    expect(quarantined).toHaveLength(5);
+    expect(quarantined).toHaveLength(6);
     await harness.pass(1000);
     const since = await lifecycle.now();
-    const [uploaded, undeleted, pinned, inPrefix, read] = keys;
-    if (!uploaded || !undeleted || !pinned || !inPrefix || !read) return;
+    const [uploaded, spared, undeleted, pinned, inPrefix, read] = keys;
+    if (!uploaded || !spared || !undeleted || !pinned || !inPrefix || !read) return;
     await catalog.begin(uploaded, 10);
+    const present = await catalog.lookup(spared);
+    expect(await catalog.touch(present ? [present] : [], 'upload')).toMatchObject([{ state: 'live' }]);
     await lifecycle.undelete(undeleted);
     await lifecycle.addPin({ key: logicalKey(pinned), ...owner });
     expect(await lifecycle.revivedSince(since)).toBe(0);
@@ -987,6 +1005,23 @@ function testPins(): void {
     expect(await lifecycle.pins(`/blobs/${orders}/common/`)).toEqual([pin]);
   });
 
+  it('is over for a while before it is forgotten', async () => {
+    const key = logicalKey(newKey(orders));
+    const now = await lifecycle.now();
+    const in_ = (ms: number) => ({ expiresAt: new Date(now.getTime() + ms) });
+    const pin = (more: object) => lifecycle.addPin({ key, owner: 'o', reason: 'r', ...more });
+    const [second, first] = [await pin(in_(2 * hourMs)), await pin(in_(hourMs))];
+    await pin({});
+    await pin(in_(99 * hourMs));
+    const ours = async (limit: number): Promise<string[]> =>
+      (await lifecycle.expiredPins(8 * hourMs, limit)).filter((id) => [first.id, second.id].includes(id));
+    await harness.pass(9 * hourMs - 60_000);
+    expect(await ours(9)).toEqual([]);
+    await harness.pass(hourMs + 120_000);
+    expect(await ours(9)).toEqual([first.id, second.id]);
+    expect(await lifecycle.expiredPins(8 * hourMs, 1)).toHaveLength(1);
+  });
+
   it('refuses what is neither a key nor a prefix of keys in one namespace', async () => {
     for (const key of [
       '',
@@ -1004,6 +1039,24 @@ function testPins(): void {
 }
 
 function testBrakes(): void {
+  it('is remembered for a while after somebody has let go of it', async () => {
+    await lifecycle.prune(50, 0, 100);
+    await lifecycle.brake({ kind: 'paused', reason: 'a', blobNamespace: orders });
+    await harness.pass(3 * hourMs);
+    await lifecycle.brake({ kind: 'too_much', reason: 'b', blobNamespace: orders });
+    for (const kind of ['paused', 'too_much'] as const) await lifecycle.release(kind, orders, 'a person');
+    await lifecycle.brake({ kind: 'paused', reason: 'c', blobNamespace: orders });
+    await harness.pass(hourMs);
+    expect(await lifecycle.prune(50, 2 * hourMs, 100)).toMatchObject({ brakes: 0 });
+    await harness.pass(2 * hourMs);
+    expect(await lifecycle.prune(50, 2 * hourMs, 1)).toMatchObject({ brakes: 1 });
+    await lifecycle.prune(50, 2 * hourMs, 100);
+    expect((await lifecycle.brakes()).filter(({ blobNamespace }) => blobNamespace === orders)).toMatchObject([
+      { kind: 'paused', reason: 'c' },
+    ]);
+    await lifecycle.release('paused', orders, 'a person');
+  });
+
   it('holds until somebody lets go, once for each kind and namespace', async () => {
     const ofOrders = async () => (await lifecycle.brakes()).filter(({ blobNamespace }) => blobNamespace === orders);
     await lifecycle.brake({ kind: 'too_much', blobNamespace: orders, reason: 'half of it' });
