@@ -5,6 +5,7 @@ import { pino } from 'pino';
 import { beforeEach, describe, expect, it } from 'vitest';
 import { claimStore } from '../bucket-owner.js';
 import { type MemoryLifecycle, memoryLifecycle } from './catalog/memory-lifecycle.js';
+import { pinObjects, pinsOf } from './catalog/pins.js';
 import { Collection, type CollectionOptions } from './collect.js';
 
 const hour = 3_600_000;
@@ -95,6 +96,19 @@ describe('rounds with a plain retention', () => {
     await site.lifecycle.release('holders_lost', undefined, 'a test');
     await round();
     expect([await stateOf(key), await store.head(key)]).toEqual(['gone', undefined]);
+  });
+
+  it('forget pins that have been over for long, in the store as well', async () => {
+    const pins = pinsOf(site.lifecycle, store);
+    const pin = { key: '/blobs/orders/', owner: 'a person', reason: 'a test' };
+    const old = await pins.add({ ...pin, expiresAt: new Date(nowMs + day) });
+    const young = await pins.add({ ...pin, expiresAt: new Date(nowMs + 2 * day) });
+    later(91 * day);
+    await round();
+    expect(await store.head(`${pinObjects}${old.id}`)).toBeUndefined();
+    expect(await site.lifecycle.removePin(old.id)).toBe(false);
+    expect(await store.head(`${pinObjects}${young.id}`)).toBeDefined();
+    expect(await site.lifecycle.removePin(young.id)).toBe(true);
   });
 
   it('stop when what was in quarantine has been read, whoever led before', async () => {

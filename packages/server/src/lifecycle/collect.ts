@@ -2,7 +2,8 @@
  * One round of the collection, run by the leader:
  *
  *   is the database as new as the store? ─ mark every namespace of every cluster ─ brakes ─ sweep each blob namespace ─
- *   delete what was retired ─ forget holders that have been gone for long, and edges that were lost as long ago
+ *   delete what was retired ─ forget holders that have been gone for long, edges that were lost as long ago, and what nobody
+ *   asks for any more
  *
  * All that a round knows is in the catalog, so a leader that dies is followed by one that goes on. Nothing is done twice to
  * a different end: marks begin anew, decisions are conditional, names of objects are used once.
@@ -11,6 +12,7 @@ import { type BlobStore, isLpsError } from '@large-payload/core';
 import type { Logger } from 'pino';
 import { requireOwner } from '../bucket-owner.js';
 import { brakesOn, lostHolders, revived, smallerConfiguration } from './brakes.js';
+import { pinsOf } from './catalog/pins.js';
 import type { HolderKind } from './holders/holder-kind.js';
 import { type AnsweringCluster, type JudgeOptions, judge, marksKept } from './judge.js';
 import type { Brake, Fence, LifecycleCatalog, Mark, NamespaceName } from './lifecycle-catalog.js';
@@ -58,6 +60,9 @@ export interface RoundReport {
   readonly deleted: { readonly blobs: number; readonly bytes: number };
 }
 
+/** For how long brakes that were let go of, and pins that are over, can be asked about. */
+const rememberedMs = 90 * 86_400_000;
+
 export class Collection {
   readonly #options: CollectionOptions;
   readonly #judging: JudgeOptions;
@@ -88,6 +93,7 @@ export class Collection {
     const lingerMs = lingerOf(times, await this.#lastMarks());
     await catalog.forgetGone(lingerMs, 10_000);
     await catalog.forgetLost(lingerMs, 100_000);
+    await this.#prune();
     return { namespaces, deleted };
   }
 
@@ -162,6 +168,14 @@ export class Collection {
     const isStopped = (await catalog.brakes()).some(({ blobNamespace }) => blobNamespace === undefined);
     if (isStopped) return { blobs: 0, bytes: 0 };
     return deleteRetired({ catalog, store, signal, mayDelete: () => requireOwner(store, catalogId) });
+  }
+
+  /** What nobody asks for any more. A pin is in the store as well. */
+  async #prune(): Promise<void> {
+    const { catalog, store } = this.#options;
+    await catalog.prune(marksKept, rememberedMs, 10_000);
+    const pins = pinsOf(catalog, store);
+    for (const id of await catalog.expiredPins(rememberedMs, 1000)) await pins.remove(id);
   }
 
   /** Since the last round began, whoever led then. */

@@ -110,6 +110,19 @@ function markStatements(schema: string) {
       ORDER BY m.id DESC LIMIT $2`,
     ),
 
+    /** $1 how many are kept of each namespace, $2 limit. Those that never ended go with their neighbours. */
+    pruneMarks: named(
+      'prune_marks',
+      `WITH due AS MATERIALIZED (
+        SELECT m.id FROM ${namespace} n CROSS JOIN LATERAL (
+          SELECT id FROM ${mark} WHERE namespace_id = n.id AND ended_at IS NOT NULL ORDER BY id DESC OFFSET $1 - 1 LIMIT 1
+        ) kept JOIN ${mark} m ON m.namespace_id = n.id AND m.id < kept.id ORDER BY m.id LIMIT $2
+      ), pruned AS (
+        DELETE FROM ${mark} m USING due WHERE m.id = due.id RETURNING m.id
+      )
+      SELECT count(*)::int AS pruned FROM pruned`,
+    ),
+
     /** $1 mark, $2 namespace, $3 kind, $4 ids, $5 whether closed. They are not gone, and not done while they are open. */
     holdersFound: {
       text: `UPDATE ${holder} h SET gone_at = NULL, is_done = h.is_done AND found.is_closed
@@ -405,6 +418,11 @@ function wordStatements(schema: string) {
         AND (expires_at IS NULL OR expires_at > now())
       ORDER BY created_at DESC, id LIMIT 10000`,
     ),
+    /** $1 ms, $2 limit. */
+    expiredPins: named(
+      'expired_pins',
+      `SELECT id FROM ${pin} WHERE expires_at <= now() - ${ms('$1')} ORDER BY expires_at, id LIMIT $2`,
+    ),
     removePin: named('remove_pin', `DELETE FROM ${pin} WHERE id = $1 RETURNING id`),
     brakes: named(
       'brakes',
@@ -415,6 +433,15 @@ function wordStatements(schema: string) {
       'brake',
       `INSERT INTO ${brake} (kind, namespace, reason) VALUES ($1, $2, $3)
       ON CONFLICT (kind, namespace) WHERE released_at IS NULL DO NOTHING`,
+    ),
+    /** $1 ms, $2 limit. */
+    pruneBrakes: named(
+      'prune_brakes',
+      `WITH pruned AS (
+        DELETE FROM ${brake} WHERE id IN (SELECT id FROM ${brake} WHERE released_at <= now() - ${ms('$1')} ORDER BY id LIMIT $2)
+        RETURNING id
+      )
+      SELECT count(*)::int AS pruned FROM pruned`,
     ),
     /** $1 kind, $2 namespace or '', $3 who. */
     release: named(

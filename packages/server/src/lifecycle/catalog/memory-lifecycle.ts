@@ -44,6 +44,8 @@ class MemoryLifecycleCatalog extends MemoryMarks implements LifecycleCatalog {
   readonly #retired = new Map<string, RetiredObject>();
   readonly #pins = new Map<string, Pin>();
   readonly #brakes = new Map<string, Brake>();
+  /** When brakes were let go of. */
+  #released: number[] = [];
   #rounds = 0n;
   #roundTimes: { readonly beganAt?: Date; readonly requestedAt?: Date } = {};
 
@@ -235,6 +237,16 @@ class MemoryLifecycleCatalog extends MemoryMarks implements LifecycleCatalog {
     return this.#pins.delete(id);
   }
 
+  async expiredPins(overMs: number, limit: number): Promise<string[]> {
+    const before = this.model.now() - overMs;
+    const over = ({ expiresAt }: Pin): number => expiresAt?.getTime() ?? Number.POSITIVE_INFINITY;
+    const expired = [...this.#pins.values()].filter((pin) => over(pin) <= before);
+    return expired
+      .sort((one, other) => over(one) - over(other))
+      .slice(0, limit)
+      .map(({ id }) => id);
+  }
+
   async brakes(): Promise<Brake[]> {
     return [...this.#brakes.values()];
   }
@@ -247,7 +259,16 @@ class MemoryLifecycleCatalog extends MemoryMarks implements LifecycleCatalog {
   }
 
   async release(kind: BrakeKind, blobNamespace: string | undefined, _by: string): Promise<boolean> {
-    return this.#brakes.delete(brakeName(kind, blobNamespace));
+    if (!this.#brakes.delete(brakeName(kind, blobNamespace))) return false;
+    this.#released.push(this.model.now());
+    return true;
+  }
+
+  async prune(marksKept: number, brakesKeptMs: number, limit: number): Promise<{ marks: number; brakes: number }> {
+    const before = this.model.now() - brakesKeptMs;
+    const due = this.#released.filter((at) => at <= before).length;
+    this.#released = this.#released.filter((at) => at > before);
+    return { marks: this.pruneMarks(marksKept, limit), brakes: Math.min(due, limit) };
   }
 }
 

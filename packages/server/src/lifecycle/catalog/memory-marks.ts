@@ -215,6 +215,16 @@ export class MemoryMarks {
     return mark;
   }
 
+  pruneMarks(kept: number, limit: number): number {
+    const due = [...this.#namespaces.keys()].flatMap((namespace) => {
+      const marks = [...this.#marks.values()].filter((mark) => mark.namespace.id === namespace);
+      const oldest = marks.filter(({ endedAt }) => endedAt !== undefined).at(-kept);
+      return oldest === undefined ? [] : marks.filter(({ id }) => id < oldest.id);
+    });
+    for (const { id } of due.slice(0, limit)) this.#marks.delete(id);
+    return Math.min(due.length, limit);
+  }
+
   #requireOpen({ id }: Pick<Mark, 'id'>): Mark {
     const mark = this.#marks.get(id);
     if (mark === undefined || mark.endedAt !== undefined) {

@@ -26,7 +26,7 @@ export async function openPostgresHarness(url: string, window = 3): Promise<Post
     holder: ['gone_at'],
     edge: ['lost_at'],
     pin: ['created_at', 'expires_at'],
-    brake: ['since'],
+    brake: ['since', 'released_at'],
     revival: ['at'],
     catalog: ['rebuilt_at'],
   };

@@ -212,6 +212,11 @@ class PostgresLifecycle implements LifecycleCatalog {
     return Number((await this.#one(this.#sql.forgetLost, [lingerMs, limit])).forgotten);
   }
 
+  async prune(marksKept: number, brakesKeptMs: number, limit: number): Promise<{ marks: number; brakes: number }> {
+    const marks = Number((await this.#one(this.#sql.pruneMarks, [marksKept, limit])).pruned);
+    return { marks, brakes: Number((await this.#one(this.#sql.pruneBrakes, [brakesKeptMs, limit])).pruned) };
+  }
+
   endMark(fence: Fence, mark: Mark, outcome: Parameters<LifecycleCatalog['endMark']>[2]): Promise<Mark> {
     const { isComplete, gaps, holders, scanned } = outcome;
     return this.#fenced(fence, async (run) => {
@@ -386,6 +391,10 @@ class PostgresLifecycle implements LifecycleCatalog {
 
   async removePin(id: string): Promise<boolean> {
     return (await this.#database.run(this.#sql.removePin, [id])).length > 0;
+  }
+
+  async expiredPins(overMs: number, limit: number): Promise<string[]> {
+    return (await this.#database.run(this.#sql.expiredPins, [overMs, limit])).map(({ id }) => String(id));
   }
 
   async brakes(): Promise<Brake[]> {
