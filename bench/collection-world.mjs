@@ -57,7 +57,8 @@ async function run({ runs, rows, seed, marked }) {
   if (marked) await measured(world, 'marked', () => markInSql(world, seed));
   else await mark(world, 'first mark', runs);
   await mark(world, 'nothing new', runs);
-  const one = { catalog, fence, permission: await permitted(catalog), quarantineMs: 0, signal };
+  const isStopped = async () => false;
+  const one = { catalog, fence, permission: await permitted(catalog), quarantineMs: 0, signal, isStopped };
   await measured(world, 'plan', async () => {
     const { quarantine } = await planSweep(one);
     require(quarantine.blobs === garbage, `${quarantine.blobs} blobs would go, not ${garbage}`);
@@ -73,7 +74,7 @@ async function run({ runs, rows, seed, marked }) {
   await measured(world, 'retire', async () => swept(await sweep(two), { quarantined: 0, retired: garbage }));
   await measured(world, 'delete', async () => {
     const store = { delete: async () => undefined };
-    const { blobs } = await deleteRetired({ catalog, store, signal, mayDelete: async () => undefined });
+    const { blobs } = await deleteRetired({ catalog, store, signal, isStopped, mayDelete: async () => undefined });
     require(blobs === garbage, `${blobs} objects were deleted, not ${garbage}`);
     return { blobs };
   });

@@ -4,9 +4,11 @@ import { type BlobStore, digestOf, keyFor, memoryStore, parseKey } from '@large-
 import { pino } from 'pino';
 import { beforeEach, describe, expect, it } from 'vitest';
 import { claimStore } from '../bucket-owner.js';
+import type { BlobState } from '../catalog/catalog.js';
 import { type MemoryLifecycle, memoryLifecycle } from './catalog/memory-lifecycle.js';
 import { pinObjects, pinsOf } from './catalog/pins.js';
 import { Collection, type CollectionOptions } from './collect.js';
+import type { LifecycleCatalog } from './lifecycle-catalog.js';
 
 const hour = 3_600_000;
 const day = 24 * hour;
@@ -96,6 +98,70 @@ describe('rounds with a plain retention', () => {
     await site.lifecycle.release('holders_lost', undefined, 'a test');
     await round();
     expect([await stateOf(key), await store.head(key)]).toEqual(['gone', undefined]);
+  });
+
+  /** The catalog, on which somebody sets a brake just behind a call of this method. */
+  function braking(
+    method: 'candidates' | 'quarantine' | 'condemned',
+    brake: { blobNamespace?: string },
+  ): LifecycleCatalog {
+    const inner = site.lifecycle;
+    return new Proxy(inner, {
+      get(target, name) {
+        const value: unknown = Reflect.get(target, name, target);
+        if (typeof value !== 'function') return value;
+        return async (...values: unknown[]) => {
+          const answer: unknown = await value.apply(inner, values);
+          if (name === method) await inner.brake({ kind: 'paused', reason: 'wait', ...brake });
+          return answer;
+        };
+      },
+    });
+  }
+  const roundOn = (catalog: LifecycleCatalog, bucket: BlobStore = store) =>
+    new Collection({ ...optionsWith(bucket), catalog }).round(site.lead(), new AbortController().signal);
+  const blobsIn = async (state: BlobState) => (await site.lifecycle.sums('orders')).get(state)?.blobs ?? 0;
+
+  it.each([{}, { blobNamespace: 'orders' }])('end their sweep where a brake is set meanwhile: %j', async (brake) => {
+    for (let count = 0; count < 501; count += 1) await newBlob();
+    later(4 * day);
+    const { namespaces } = await roundOn(braking('candidates', brake));
+    expect(await blobsIn('quarantined')).toBe(0);
+    expect(namespaces[0]?.missing).toEqual(['paused: wait']);
+    await site.lifecycle.release('paused', brake.blobNamespace, 'a test');
+    await roundOn(braking('quarantine', brake));
+    expect(await blobsIn('quarantined')).toBe(500);
+    await site.lifecycle.release('paused', brake.blobNamespace, 'a test');
+    later(2 * day);
+    await roundOn(braking('condemned', brake));
+    expect([await blobsIn('quarantined'), await blobsIn('live')]).toEqual([500, 1]);
+  });
+
+  it('go on sweeping where the brake is on another namespace', async () => {
+    await newBlob();
+    later(4 * day);
+    await roundOn(braking('candidates', { blobNamespace: 'billing' }));
+    expect(await blobsIn('quarantined')).toBe(1);
+  });
+
+  it('delete no more than a few objects once a brake is set on all', async () => {
+    for (let count = 0; count < 30; count += 1) await newBlob();
+    later(4 * day);
+    await round();
+    later(2 * day);
+    const stopping: BlobStore = {
+      ...store,
+      async delete(key) {
+        await site.lifecycle.brake({ kind: 'paused', reason: 'wait' });
+        return store.delete(key);
+      },
+    };
+    const { deleted } = await roundOn(site.lifecycle, stopping);
+    expect(deleted.blobs).toBe(8);
+    expect([await blobsIn('deleting'), await blobsIn('gone')]).toEqual([22, 8]);
+    await site.lifecycle.release('paused', undefined, 'a test');
+    await round();
+    expect(await blobsIn('gone')).toBe(30);
   });
 
   it('forget pins that have been over for long, in the store as well', async () => {

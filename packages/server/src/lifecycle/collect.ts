@@ -147,7 +147,7 @@ export class Collection {
     const isActing = acting.has(blobNamespace);
     const { permission, missing = [] } = await judge(blobNamespace, this.#judging);
     const brakes = brakesOn(await catalog.brakes(), blobNamespace);
-    const why = [...missing, ...brakes.map(({ kind, reason }) => `${kind}: ${reason}`)];
+    const why = [...missing, ...brakes.map(said)];
     if (permission === undefined) return { blobNamespace, isActing, missing: why };
     const { quarantineMs } = times;
     const plan = await planSweep({ catalog, permission, quarantineMs, signal });
@@ -157,17 +157,19 @@ export class Collection {
       await this.#brake({ kind: 'too_much', blobNamespace, reason });
       return { blobNamespace, isActing, missing: [reason], plan };
     }
-    const { quarantined, retired } = await sweep({ catalog, fence, permission, quarantineMs, signal });
+    const stops = async (): Promise<Brake[]> => brakesOn(await catalog.brakes(), blobNamespace);
+    const isStopped = async (): Promise<boolean> => (await stops()).length > 0;
+    const { quarantined, retired } = await sweep({ catalog, fence, permission, quarantineMs, signal, isStopped });
     if (quarantined.blobs + retired.blobs > 0) log.info({ blobNamespace, quarantined, retired }, 'swept');
-    return { blobNamespace, isActing, missing: [], plan };
+    return { blobNamespace, isActing, missing: (await stops()).map(said), plan };
   }
 
   /** What was decided long ago waits as well, while anything stops all namespaces: it cannot be taken back. */
   async #deleteRetired(signal: AbortSignal): Promise<{ blobs: number; bytes: number }> {
     const { catalog, store, catalogId } = this.#options;
-    const isStopped = (await catalog.brakes()).some(({ blobNamespace }) => blobNamespace === undefined);
-    if (isStopped) return { blobs: 0, bytes: 0 };
-    return deleteRetired({ catalog, store, signal, mayDelete: () => requireOwner(store, catalogId) });
+    const isStopped = async (): Promise<boolean> =>
+      (await catalog.brakes()).some(({ blobNamespace }) => blobNamespace === undefined);
+    return deleteRetired({ catalog, store, signal, isStopped, mayDelete: () => requireOwner(store, catalogId) });
   }
 
   /** What nobody asks for any more. A pin is in the store as well. */
@@ -199,6 +201,10 @@ export class Collection {
     );
     await this.#options.catalog.brake(brake);
   }
+}
+
+function said({ kind, reason }: Brake): string {
+  return `${kind}: ${reason}`;
 }
 
 async function namespacesOf(

@@ -16,6 +16,8 @@ export interface SweepOptions {
   /** Q, in ms. */
   readonly quarantineMs: number;
   readonly signal: AbortSignal;
+  /** Whether a brake was set meanwhile: asked before each batch, because a sweep may take hours. */
+  isStopped(): Promise<boolean>;
 }
 
 /** What would be done, or was. */
@@ -38,7 +40,7 @@ const deletesAtOnce = 8;
 const minBrakeBlobs = 100;
 
 /** Counts; changes nothing. */
-export async function planSweep(options: Omit<SweepOptions, 'fence'>): Promise<SweepPlan> {
+export async function planSweep(options: Omit<SweepOptions, 'fence' | 'isStopped'>): Promise<SweepPlan> {
   const { catalog, permission, quarantineMs } = options;
   const sums = await catalog.sums(permission.blobNamespace);
   const quarantine = await total(options, (after) => catalog.candidates(permission, after, batch));
@@ -74,16 +76,18 @@ export async function sweep(options: SweepOptions): Promise<Sweep> {
 
 /**
  * Deletes the objects of retired generations: their names are never used again, so it may be done late, twice, and by
- * whoever leads. `mayDelete` is asked before each batch. Returns how many; throws what the store throws.
+ * whoever leads. Returns how many; throws what the store throws.
  */
 export async function deleteRetired(options: {
   readonly catalog: LifecycleCatalog;
   readonly store: Pick<BlobStore, 'delete'>;
   readonly signal: AbortSignal;
-  /** Throws unless the bucket is still this catalog's. */
+  /** Throws unless the bucket is still this catalog's; asked for each page of the list. */
   mayDelete(): Promise<void>;
+  /** Whether a brake was set meanwhile: asked before each few of them. */
+  isStopped(): Promise<boolean>;
 }): Promise<StateSum> {
-  const { catalog, store, signal, mayDelete } = options;
+  const { catalog, store, signal, mayDelete, isStopped } = options;
   const deleted = { blobs: 0, bytes: 0 };
   for (let after = 0n; ; ) {
     const objects = await catalog.retired(after, batch);
@@ -92,6 +96,7 @@ export async function deleteRetired(options: {
     await mayDelete();
     for (let at = 0; at < objects.length; at += deletesAtOnce) {
       throwIfAborted(signal);
+      if (await isStopped()) return deleted;
       await settleAll(objects.slice(at, at + deletesAtOnce), signal, async (object) => {
         await store.delete(object.physicalKey);
         await catalog.objectDeleted(object);
@@ -113,12 +118,15 @@ async function total(
 }
 
 async function act(
-  { signal }: Pick<SweepOptions, 'signal'>,
+  { signal, isStopped }: Pick<SweepOptions, 'signal' | 'isStopped'>,
   read: (after: bigint) => Promise<SweptBlob[]>,
   decide: (ids: readonly bigint[]) => Promise<SweptBlob[]>,
 ): Promise<StateSum> {
   const sum = { blobs: 0, bytes: 0 };
-  for await (const blobs of pages(signal, read)) add(sum, await decide(blobs.map(({ id }) => id)));
+  for await (const blobs of pages(signal, read)) {
+    if (await isStopped()) break;
+    add(sum, await decide(blobs.map(({ id }) => id)));
+  }
   return sum;
 }
 
