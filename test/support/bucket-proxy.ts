@@ -17,6 +17,8 @@ export interface HeldRequest {
   readonly reached: Promise<string>;
   /** Lets it go on; a DELETE also when its client is dead by now. Resolves when the bucket has answered. */
   arrive(): Promise<void>;
+  /** It never reaches the bucket, or its answer never the client. */
+  lose(): void;
 }
 
 /** What reached the bucket, and what it said. */
@@ -40,14 +42,17 @@ class Hold implements HeldRequest {
   end: () => void = () => undefined;
   readonly #ended: Promise<void>;
   #release: () => void = () => undefined;
+  #lose: (reason: Error) => void = () => undefined;
 
   constructor(readonly place: BucketPlace) {
     this.reached = new Promise((resolve) => {
       this.reach = resolve;
     });
-    this.released = new Promise((resolve) => {
+    this.released = new Promise((resolve, reject) => {
       this.#release = resolve;
+      this.#lose = reject;
     });
+    this.released.catch(() => undefined);
     this.#ended = new Promise((resolve) => {
       this.end = resolve;
     });
@@ -56,6 +61,10 @@ class Hold implements HeldRequest {
   arrive(): Promise<void> {
     this.#release();
     return this.#ended;
+  }
+
+  lose(): void {
+    this.#lose(new Error('lost'));
   }
 }
 

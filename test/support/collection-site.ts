@@ -21,18 +21,39 @@ export interface CollectionSiteOptions {
   readonly args: readonly string[];
 }
 
+/** One of them, through all its lives. */
 export class CollectingReplica {
   service: RunningService | undefined;
+  #temporal: GrpcProxy | undefined;
   readonly #dataDir = tempDir('collecting');
 
   constructor(
     readonly statements: StatementProxy,
-    readonly temporal: GrpcProxy,
-    readonly start: (dataDir: string) => Promise<RunningService>,
+    readonly options: CollectionSiteOptions,
+    readonly bucketEndpoint: string,
   ) {}
 
   async up(): Promise<void> {
-    this.service = await this.start(this.#dataDir);
+    // a new proxy as well: what a dead client did not take stays with its session, and is in the way of the next one
+    await this.#temporal?.close();
+    const { temporal, s3, args } = this.options;
+    this.#temporal = await startGrpcProxy(temporal.address);
+    const { address } = this.#temporal;
+    const clusters = join(this.#dataDir, 'clusters.yaml');
+    writeFileSync(clusters, `clusters: [{ name: dev, address: "${address}", namespaces: [${temporal.namespace}] }]\n`);
+    const collecting = ['--unsafe-times', '--clusters', clusters, '--collect', temporal.namespace];
+    this.service = await startService({
+      store: { ...s3, endpoint: this.bucketEndpoint },
+      dataDir: this.#dataDir,
+      env: { LPS_DATABASE_URL: this.statements.url },
+      args: [...collecting, '--replica-timeout', '3s', ...args],
+    });
+  }
+
+  /** In front of Temporal, in this life. */
+  get temporal(): GrpcProxy {
+    if (this.#temporal === undefined) throw new Error('it has never been up');
+    return this.#temporal;
   }
 
   /** Of the life that it is in, or was in. */
@@ -42,6 +63,13 @@ export class CollectingReplica {
 
   signal(name: NodeJS.Signals): void {
     if (this.service?.ended === undefined) process.kill(this.service?.pid ?? 0, name);
+  }
+
+  /** For good. */
+  async close(): Promise<void> {
+    await this.service?.kill(); // it may be stopped
+    await this.statements.close();
+    await this.#temporal?.close();
   }
 }
 
@@ -54,43 +82,20 @@ export class CollectionSite {
     readonly postgres: EmbeddedPostgres,
   ) {}
 
-  static async open({ temporal, s3, replicas: count, args }: CollectionSiteOptions): Promise<CollectionSite> {
+  static async open(options: CollectionSiteOptions): Promise<CollectionSite> {
+    const { s3, replicas: count } = options;
     const postgres = await startEmbeddedPostgres({ throwAway: true, maxConnections: 60 * count });
     postgres.exited.catch(() => undefined);
     const pool = new pg.Pool({ connectionString: postgres.url, max: 3 }).on('error', () => undefined);
     const bucket = await startBucketProxy(s3);
-    const one = async (): Promise<CollectingReplica> => {
-      const statements = await startStatementProxy(postgres.url);
-      const proxy = await startGrpcProxy(temporal.address);
-      const clusters = join(tempDir('clusters'), 'clusters.yaml');
-      const { namespace } = temporal;
-      writeFileSync(clusters, `clusters: [{ name: dev, address: "${proxy.address}", namespaces: [${namespace}] }]\n`);
-      const store = { ...s3, endpoint: bucket.endpoint };
-      const env = { LPS_DATABASE_URL: statements.url };
-      const all = [
-        '--unsafe-times',
-        '--clusters',
-        clusters,
-        '--collect',
-        namespace,
-        '--replica-timeout',
-        '3s',
-        ...args,
-      ];
-      return new CollectingReplica(statements, proxy, (dataDir) => startService({ store, dataDir, env, args: all }));
-    };
+    const one = async () => new CollectingReplica(await startStatementProxy(postgres.url), options, bucket.endpoint);
     const replicas = await Promise.all(Array.from({ length: count }, one));
-    const site = new CollectionSite(replicas, bucket, pool, postgres);
     await Promise.all(replicas.map((replica) => replica.up()));
-    return site;
+    return new CollectionSite(replicas, bucket, pool, postgres);
   }
 
   async close(): Promise<void> {
-    await Promise.all(this.replicas.map(({ service }) => service?.kill())); // one may be stopped
-    for (const { statements, temporal } of this.replicas) {
-      await statements.close();
-      await temporal.close();
-    }
+    await Promise.all(this.replicas.map((replica) => replica.close()));
     await this.bucket.close();
     await this.pool.end();
     await this.postgres.stop();
