@@ -4,13 +4,11 @@
  * not finished has come to an end; and catalog and bucket agree, object for object.
  */
 import { randomInt } from 'node:crypto';
-import { readdirSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
-import { digestOf } from '@large-payload/core';
-import { describeWith, startVersitygw, tempDir, type Versitygw } from '@large-payload/test-components';
+import { describeWith, startVersitygw, tempDir } from '@large-payload/test-components';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../packages/server/src/catalog/embedded-postgres.ts';
+import { objectsIn, rowsIn } from './support/at-rest.ts';
 import { again, metric, newSeededBlob, put, read, type SeededBlob } from './support/blobs.ts';
 import { killPostgres } from './support/postgres.ts';
 import { ReplicaClients, ReplicaLedger, readByRedirect, stalledSend } from './support/replica-load.ts';
@@ -202,7 +200,7 @@ describeWith(describe, 'three replicas, killed under load', s3, (s3) => {
     await awayForHours();
     await until('the end of the uploads', async () => (await unfinished()).uploads === 0 || undefined, patienceMs);
     await untilNoLease();
-    const rows = await catalogRows();
+    const rows = await rowsIn(pool);
     for (const { seeded, end } of late) {
       if (rows.has(seeded.key)) ledger.note('a row of an upload that was given up', seeded, rows.get(seeded.key));
       expect(await end()).toMatch(/^HTTP\/1\.1 200 /);
@@ -236,23 +234,9 @@ describeWith(describe, 'three replicas, killed under load', s3, (s3) => {
     }
   }
 
-  async function catalogRows(): Promise<Map<string, { state: string; size: number }>> {
-    const { rows } = await pool.query(
-      `SELECT namespace, prefix, encode(digest, 'hex') AS digest, encode(metadata_digest, 'hex') AS metadata,
-         physical_suffix AS suffix, state, size::int AS size FROM lps.blob`,
-    );
-    return new Map(
-      rows.map(({ namespace, prefix, digest, metadata, suffix, state, size }) => {
-        const folder = prefix === '' ? 'common' : `custom/${prefix}`;
-        const key = `/blobs/${namespace}/${folder}/sha256:${digest}/sha256:${metadata}`;
-        return [suffix === '' ? key : `${key}~${suffix}`, { state, size }];
-      }),
-    );
-  }
-
   /** Every object is a live row's, every row is live and has its object, all bytes are right, nothing else is there. */
   async function expectAgreement(): Promise<void> {
-    const rows = await catalogRows();
+    const rows = await rowsIn(pool);
     const objects = objectsIn(s3);
     for (const [key, { state, size }] of rows) {
       const object = objects.get(key);
@@ -313,18 +297,3 @@ describeWith(describe, 'three replicas, killed under load', s3, (s3) => {
     isLong ? 420_000 : 240_000,
   );
 });
-
-/** The bucket's files, by the keys of their objects, and what is in them. */
-function objectsIn(s3: Versitygw): Map<string, { size: number; digest: string }> {
-  const dir = join(s3.dir, s3.bucket);
-  const files = readdirSync(dir, { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile());
-  const keys = files.map((entry) => join(entry.parentPath, entry.name).slice(dir.length));
-  // the service's own, and what a killed gateway had not finished
-  const ours = keys.filter((key) => !(key.startsWith('/.lps/') || key.startsWith('/.sgwtmp/')));
-  return new Map(
-    ours.map((key) => {
-      const bytes = readFileSync(join(dir, key));
-      return [key, { size: bytes.length, digest: digestOf(bytes) }];
-    }),
-  );
-}
