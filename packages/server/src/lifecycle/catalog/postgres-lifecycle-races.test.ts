@@ -9,7 +9,7 @@ import { keyColumns, logicalKey } from '../../catalog/blob-record.js';
 import type { BlobRow } from '../../catalog/catalog.js';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../catalog/embedded-postgres.js';
 import { beginUpload, makeLive, newKey } from '../../catalog/postgres-catalog-fixture.js';
-import type { Fence, KnownNamespace, Permission } from '../lifecycle-catalog.js';
+import type { Fence, HolderRow, KnownNamespace, Mark, Permission } from '../lifecycle-catalog.js';
 import { openPostgresHarness, type PostgresHarness } from './postgres-lifecycle-fixture.js';
 
 const hourMs = 3_600_000;
@@ -385,6 +385,54 @@ describe('holders', () => {
       [holder.id],
     );
     expect(rows).toEqual([{ cursor: null, edges: '0' }]);
+  });
+
+  describe('an edge', () => {
+    const edges = [{ digest: newKey('orders').digest, isMutable: true }];
+    const key = { ...newKey('orders'), ...edges[0] };
+
+    /** Of a holder that has it. */
+    async function scanned(): Promise<{ mark: Mark; holder: HolderRow }> {
+      const { lifecycle } = harness;
+      const mark = await lifecycle.beginMark(fence, namespace, hourMs);
+      await lifecycle.noteHolders(mark, 'schedule', [{ id: `s${mark.id}`, isClosed: false }]);
+      const holder = (await lifecycle.unscannedHolders(mark, 0n, 99)).find(
+        ({ externalId }) => externalId === `s${mark.id}`,
+      );
+      if (holder === undefined) throw new Error('there is no holder');
+      await lifecycle.saveScan(mark, holder, { edges, cursor: '1', isDone: false });
+      return { mark, holder };
+    }
+
+    async function set(client: pg.PoolClient, { id }: HolderRow, lostAt: string): Promise<void> {
+      const { schema } = harness.fixture;
+      await client.query(`SELECT FROM ${schema}.holder WHERE id = $1 FOR NO KEY UPDATE`, [id]);
+      await client.query(`UPDATE ${schema}.edge SET lost_at = ${lostAt} WHERE holder_id = $1`, [id]);
+    }
+
+    const lostAtOf = async ({ id }: HolderRow): Promise<unknown> =>
+      (await harness.lifecycle.holdersOf(key, 99)).flatMap((one) => (one.holder.id === id ? [one.lostAt] : []));
+
+    it('that was lost and is found again while it is to be forgotten stays', async () => {
+      const { mark, holder } = await scanned();
+      await harness.lifecycle.saveScan(mark, holder, { edges: [], cursor: '2', isDone: false });
+      await harness.pass(2 * hourMs);
+      const forgotten = await meanwhile(
+        (client) => set(client, holder, 'NULL'),
+        () => harness.lifecycle.forgetLost(hourMs, 99),
+      );
+      expect(forgotten).toBe(0);
+      expect(await lostAtOf(holder)).toEqual([undefined]);
+    });
+
+    it('that the last scan of a closed holder finds stays, though a late scan of an earlier leader loses it', async () => {
+      const { mark, holder } = await scanned();
+      await meanwhile(
+        (client) => set(client, holder, 'now()'),
+        () => harness.lifecycle.saveScan(mark, holder, { edges, cursor: '2', isDone: true }),
+      );
+      expect(await lostAtOf(holder)).toEqual([undefined]);
+    });
   });
 
   it('marks of a namespace whose identity is being accepted wait, and begin behind it', async () => {
