@@ -7,7 +7,7 @@ import net from 'node:net';
 
 export interface StatementPlace {
   readonly statement: RegExp;
-  /** What the same connection asked just before. */
+  /** What the same connection asked just before: the last three statements, the newest last, with ` ; ` between them. */
   readonly behind?: RegExp;
   /** `sent`: it does not reach PostgreSQL. `answered`: it does, and the answer does not come back. */
   readonly when: 'sent' | 'answered';
@@ -102,7 +102,7 @@ class Line {
   readonly #names = new Map<string, string>();
   #isStarted = false;
   #unread = Buffer.alloc(0);
-  #last = '';
+  #asked: string[] = [];
   /** Waits for the COMMIT of a transaction that had its statement. */
   #armed: Hold | undefined;
   #held: Hold | undefined;
@@ -191,8 +191,9 @@ class Line {
 
   /** Whether the message is held now, and so not yet to be sent. */
   #holdsAt(text: string): boolean {
-    const [before, armed] = [this.#last, this.#armed];
-    if (text !== before) this.#last = text;
+    const armed = this.#armed;
+    const before = this.#asked.join(' ; ');
+    if (text !== this.#asked.at(-1)) this.#asked = [...this.#asked.slice(-2), text];
     if (armed !== undefined && /^(COMMIT|ROLLBACK)$/.test(text)) {
       this.#armed = undefined;
       if (text === 'COMMIT') return this.#isHeld(armed);
