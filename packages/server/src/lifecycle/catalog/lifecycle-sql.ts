@@ -39,20 +39,31 @@ const keyText = `'/blobs/' || b.namespace || '/' || CASE b.prefix WHEN '' THEN '
 /** `window`: how many rows one statement of a walk looks at, so that none takes long where there is little to find. */
 export function lifecycleStatements(schema: string, window: number) {
   return {
-    ...markStatements(schema),
+    ...markStatements(schema, window),
     ...sweepStatements(schema, window),
     ...sumStatements(schema),
     ...wordStatements(schema),
   };
 }
 
-function markStatements(schema: string) {
+function markStatements(schema: string, window: number) {
   const namespace = `${schema}.temporal_namespace`;
   const holder = `${schema}.holder`;
   const edge = `${schema}.edge`;
   const mark = `${schema}.mark`;
   const namespaceColumns = `n.id AS namespace_row, n.cluster, n.name, n.cluster_id, n.namespace_id AS temporal_id, n.server_version`;
   const markColumns = `m.id, m.started_at, m.ended_at, m.is_complete, m.gaps, m.retention_ms, m.holders, m.scanned`;
+  /** As the walk of blobs. The planner cannot know how many a mark has seen, and would read all holders for each page. */
+  const walk = (among: string): string => `
+    WITH walked AS MATERIALIZED (
+      SELECT max(id) AS walked_to, count(*) = ${window} AS has_more FROM (
+        SELECT id FROM ${holder} WHERE namespace_id = $1 AND id > $3 ORDER BY id LIMIT ${window}) page
+    ), found AS (
+      SELECT ${holderColumns} FROM ${holder} h
+      WHERE h.namespace_id = $1 AND h.id > $3 AND h.id <= (SELECT walked_to FROM walked) AND h.gone_at IS NULL AND ${among}
+      ORDER BY h.id LIMIT $4
+    )
+    SELECT * FROM walked LEFT JOIN found ON true ORDER BY found.id`;
   return {
     now: named('now', 'SELECT clock_timestamp() AS now'),
 
@@ -179,19 +190,10 @@ function markStatements(schema: string) {
     /** $1 holder, whose row is locked: before all that it holds is saved in several parts. */
     loseEdges: { text: `UPDATE ${edge} SET lost_at = now() WHERE holder_id = $1 AND is_mutable AND lost_at IS NULL` },
     /** $1 namespace, $2 mark, $3 behind this id, $4 limit. */
-    unseenHolders: named(
-      'unseen_holders',
-      `SELECT ${holderColumns} FROM ${holder} h
-      WHERE namespace_id = $1 AND id > $3 AND gone_at IS NULL
-        AND seen_by IS DISTINCT FROM $2 AND scanned_by IS DISTINCT FROM $2
-      ORDER BY id LIMIT $4`,
-    ),
+    unseenHolders: named('unseen_holders', walk('h.seen_by IS DISTINCT FROM $2 AND h.scanned_by IS DISTINCT FROM $2')),
     unscannedHolders: named(
       'unscanned_holders',
-      `SELECT ${holderColumns} FROM ${holder} h
-      WHERE namespace_id = $1 AND id > $3 AND gone_at IS NULL
-        AND seen_by = $2 AND NOT is_done AND scanned_by IS DISTINCT FROM $2
-      ORDER BY id LIMIT $4`,
+      walk('h.seen_by = $2 AND NOT h.is_done AND h.scanned_by IS DISTINCT FROM $2'),
     ),
     /** $1 holder. The first time counts. */
     markGone: named('mark_gone', `UPDATE ${holder} SET gone_at = coalesce(gone_at, now()) WHERE id = $1`),

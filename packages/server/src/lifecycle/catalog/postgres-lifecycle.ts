@@ -191,13 +191,11 @@ class PostgresLifecycle implements LifecycleCatalog {
   }
 
   async unseenHolders(mark: Mark, after: bigint, limit: number): Promise<HolderRow[]> {
-    const values = [mark.namespace.id, mark.id, after, limit];
-    return (await this.#database.run(this.#sql.unseenHolders, values)).map(toHolder);
+    return this.#walk(this.#sql.unseenHolders, [mark.namespace.id, mark.id], after, limit, toHolder);
   }
 
   async unscannedHolders(mark: Mark, after: bigint, limit: number): Promise<HolderRow[]> {
-    const values = [mark.namespace.id, mark.id, after, limit];
-    return (await this.#database.run(this.#sql.unscannedHolders, values)).map(toHolder);
+    return this.#walk(this.#sql.unscannedHolders, [mark.namespace.id, mark.id], after, limit, toHolder);
   }
 
   async markGone({ id }: HolderRow): Promise<void> {
@@ -231,26 +229,27 @@ class PostgresLifecycle implements LifecycleCatalog {
   }
 
   candidates({ blobNamespace, untouchedSince }: Permission, after: bigint, limit: number): Promise<SweptBlob[]> {
-    return this.#walk(this.#sql.candidates, [blobNamespace, untouchedSince], after, limit);
+    return this.#walk(this.#sql.candidates, [blobNamespace, untouchedSince], after, limit, toSwept);
   }
 
   condemned(permission: Permission, quarantineMs: number, after: bigint, limit: number): Promise<SweptBlob[]> {
     const { blobNamespace, untouchedSince, firstMarkStartedAt } = permission;
     const values = [blobNamespace, untouchedSince, firstMarkStartedAt, quarantineMs];
-    return this.#walk(this.#sql.condemned, values, after, limit);
+    return this.#walk(this.#sql.condemned, values, after, limit, toSwept);
   }
 
   /** Window by window, until there are enough or it is at the end. The last two parameters are `after` and `limit`. */
-  async #walk(
+  async #walk<Found>(
     statement: { readonly text: string },
     values: readonly unknown[],
     after: bigint,
     limit: number,
-  ): Promise<SweptBlob[]> {
-    const found: SweptBlob[] = [];
+    toFound: (row: Row) => Found,
+  ): Promise<Found[]> {
+    const found: Found[] = [];
     for (let behind = after; ; ) {
       const rows = await this.#database.run(statement, [...values, behind, limit - found.length]);
-      for (const row of rows) if (row.id !== null) found.push(toSwept(row));
+      for (const row of rows) if (row.id !== null) found.push(toFound(row));
       const [first] = rows;
       if (found.length >= limit || first?.has_more !== true) return found;
       behind = BigInt(String(first.walked_to));
