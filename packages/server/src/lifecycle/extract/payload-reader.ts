@@ -1,5 +1,5 @@
 /** What one payload holds: its claim, after the codecs, and whatever the search finds in it and in its decoded forms. */
-import type { Digest } from '@large-payload/core';
+import { type Digest, isLpsError } from '@large-payload/core';
 import type { Payload } from '@temporalio/common';
 import type { Decoder } from './decoder.js';
 import { type Findings, quoted, tooMuch } from './findings.js';
@@ -81,10 +81,9 @@ export class PayloadReader {
       }
     } catch (error) {
       const encoding = metadataText(current, 'encoding') ?? '';
-      const reason = error instanceof Error ? error.message : 'it failed';
       // by the operator's word; the key may be gone
       if (!this.#options.claimFree.has(encoding))
-        this.#findings.gap(`a payload of the encoding ${quoted(encoding)} cannot be decoded: ${reason}`);
+        this.#findings.gap(`a payload of the encoding ${quoted(encoding)} cannot be decoded: ${reasonOf(error)}`);
       return { forms };
     }
     if (claim !== undefined) return { forms, claim };
@@ -128,6 +127,14 @@ export class PayloadReader {
     this.#sincePause = 0;
     await new Promise((resolve) => setImmediate(resolve));
   }
+}
+
+/** What a codec threw that is not ours is not shown but by its name: it may quote what it could not read. */
+function reasonOf(error: unknown): string {
+  if (!(error instanceof Error)) return 'it failed';
+  return isLpsError(error, 'INTERNAL') && error.cause instanceof Error
+    ? `its codec threw ${error.cause.name}`
+    : error.message;
 }
 
 function isSame(before: Payload, after: Payload): boolean {
