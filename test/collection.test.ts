@@ -29,7 +29,8 @@ describeWith(describe, 'the collection', temporal, ({ address, namespace }) => {
 
   beforeAll(async () => {
     const clusters = join(tempDir('clusters'), 'clusters.yaml');
-    writeFileSync(clusters, `clusters: [{ name: dev, address: "${address}", namespaces: [${namespace}] }]\n`);
+    const dev = `name: dev, address: "${address}", namespaces: [${namespace}], request-timeout-seconds: 1`;
+    writeFileSync(clusters, `clusters: [{ ${dev} }]\n`);
     const args = ['--unsafe-times', ...times, '--clusters', clusters, '--collect', namespace];
     service = await startService({ dataDir, args: [...args, '--collect-max-percent', '100'] });
     connection = await Connection.connect({ address });

@@ -133,6 +133,22 @@ describe('calls to a cluster', () => {
     expect(clock.ms).toBeLessThanOrEqual(6 * deadlineMs);
   });
 
+  it('are made once each while the cluster is away for long, and again when it is back', async () => {
+    const { clock, calls, call, asked } = world();
+    const away = call(async () => {
+      clock.ms += deadlineMs;
+      throw failure(grpcStatus.DEADLINE_EXCEEDED);
+    });
+    await expect(calls.call(away)).rejects.toMatchObject({ code: 'TEMPORAL_UNAVAILABLE' });
+    const before = asked();
+    clock.ms += 3_600_000;
+    await expect(calls.call(away)).rejects.toMatchObject({ code: 'TEMPORAL_UNAVAILABLE' });
+    expect(asked()).toBe(before + 1);
+    expect(await calls.call(call(async () => 'an answer'))).toBe('an answer');
+    await expect(calls.call(away)).rejects.toMatchObject({ code: 'TEMPORAL_UNAVAILABLE' });
+    expect(asked()).toBe(before + 2 + 5);
+  });
+
   it('are not all made again at the same moment', async () => {
     const { clock, calls, call } = world({ random: 0 });
     await calls.call(

@@ -2,7 +2,8 @@
  * Every call to one cluster: its rate, its deadline, how often it is asked, and what its failures mean.
  *
  * A first scan may take hours, and a cluster that restarts in between must not end it. So what may pass is asked again, with
- * longer and longer pauses: at most ten times, and not once four deadlines have passed since the first failure.
+ * longer and longer pauses: at most ten times, and not once four deadlines have passed since the first failure of the call, or
+ * of all calls since the last answer: with many namespaces, a cluster that is away would else hold up a round for hours.
  */
 import { type Clock, LpsError, manyListeners } from '@large-payload/core';
 import type { Connection } from '@temporalio/client';
@@ -36,7 +37,7 @@ const visibilityPerSecond = 8;
 const attempts = 10;
 const firstPauseMs = 250;
 const longestPauseMs = 30_000;
-/** From the first failure of a call to its last attempt, in deadlines. */
+/** From the first failure to the last attempt, in deadlines. */
 const patience = 4;
 
 export class Calls {
@@ -44,6 +45,8 @@ export class Calls {
   readonly #rate: RequestRate;
   readonly #visibilityRates = new Map<string, RequestRate>();
   readonly #closing = new AbortController();
+  /** Of the first failure since there was an answer to anything. */
+  #failedAt: number | undefined;
 
   constructor(options: CallsOptions) {
     this.#options = options;
@@ -66,21 +69,29 @@ export class Calls {
 
   /** Throws what gRPC throws, of the last attempt; ABORTED after `close`, or when the call's signal is aborted. */
   async raw<Answer>(call: Call<Answer>): Promise<Answer> {
-    const { clock, deadlineMs, random = Math.random } = this.#options;
-    let lastTryAt: number | undefined;
+    const { random = Math.random } = this.#options;
+    let failedAt: number | undefined;
     for (let attempt = 1; ; attempt += 1) {
       await this.#turn(call);
       try {
-        return await this.#once(call);
+        const answer = await this.#once(call);
+        this.#failedAt = undefined;
+        return answer;
       } catch (error) {
         if (this.#signalOf(call).aborted) throw this.#aborted(call);
-        const now = clock.monotonicMs();
-        lastTryAt ??= now + patience * deadlineMs;
+        failedAt ??= this.#options.clock.monotonicMs();
         const pauseMs = pauseAfter(attempt, random());
-        if (attempt >= attempts || !mayPass(error) || isTooLarge(error) || now + pauseMs > lastTryAt) throw error;
+        if (!mayPass(error) || isTooLarge(error)) throw error;
+        if (attempt >= attempts || this.#isTooLate(failedAt, pauseMs)) throw error;
         await this.#pause(call, pauseMs, error);
       }
     }
+  }
+
+  #isTooLate(failedAt: number, pauseMs: number): boolean {
+    const { clock, deadlineMs } = this.#options;
+    this.#failedAt ??= failedAt;
+    return clock.monotonicMs() + pauseMs > Math.min(failedAt, this.#failedAt) + patience * deadlineMs;
   }
 
   errorOf(call: { readonly method: string; readonly namespace?: string }, error: unknown): LpsError {
