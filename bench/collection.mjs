@@ -33,7 +33,7 @@ Options:
   --json FILE     write the JSON lines into a file, too
   --help
 
-100,000 runs take about 4 minutes, a million 45, or 10 that are --marked. PostgreSQL comes with \`npm ci\`, and is durable as in production.
+100,000 runs take about 4 minutes, a million 45, or 10 with --marked; twice that on a busy machine. PostgreSQL comes with \`npm ci\`, and is durable as in production.
 `;
 
 const smallest = 10_000;
