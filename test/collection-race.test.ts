@@ -24,7 +24,7 @@ const writers = 6;
 const pauseMs = 170;
 /** By the claim check. A stat that revives stops the collection, until an operator lets it go on: so there are fewer. */
 const depositors = 2;
-const depositPauseMs = 1500;
+const depositPauseMs = 800;
 /** The claim check asks before it sends when a blob is larger than that, and it has seen it. */
 const statAboveBytes = 65_536;
 
@@ -48,8 +48,8 @@ describeWith(describe, 'uploads, and a collection with tiny times', parts, ({ te
   const violations: string[] = [];
   const counts: Record<string, number> = {};
   const reading = new Set<Promise<void>>();
-  /** Until when each blob was promised to be readable, by `performance.now()`. */
-  const promised = new Map<V2Blob, number>();
+  /** From when until when each blob was promised to be kept, by `performance.now()`; in order of the answers. */
+  const promised = new Map<V2Blob, { readonly fromMs: number; readonly untilMs: number }[]>();
   let isOver = false;
 
   beforeAll(async () => {
@@ -74,7 +74,7 @@ describeWith(describe, 'uploads, and a collection with tiny times', parts, ({ te
   /** It was acknowledged, and is readable for so long since it was asked for. Looks after some of them. */
   function acknowledged(blob: V2Blob, askedAt: number, forMs: number): void {
     const untilMs = askedAt + forMs;
-    promised.set(blob, Math.max(untilMs, promised.get(blob) ?? 0));
+    promised.set(blob, [...(promised.get(blob) ?? []), { fromMs: performance.now(), untilMs }]);
     if (randomInt(2) === 0) return;
     const look = async (): Promise<void> => {
       await delay(Math.max(0, untilMs - performance.now()) * (randomInt(950) / 1000));
@@ -93,6 +93,23 @@ describeWith(describe, 'uploads, and a collection with tiny times', parts, ({ te
     if (leftMs < 0) return count('not read in time');
     count('read in time');
     if (!got.isRight) violations.push(`${got.status} ${leftMs.toFixed()} ms before the end of its grace: ${blob.key}`);
+  }
+
+  /** What is quarantined can still be read: no reader would notice. Both clocks are this machine's. */
+  async function condemnedTooEarly(): Promise<string[]> {
+    const { rows } = await site.pool.query(
+      `SELECT encode(digest, 'hex') AS hex, extract(epoch FROM at) * 1000 AS at
+       FROM public.blob_move m JOIN lps.blob b ON b.id = m.blob_id WHERE became = 'quarantined'`,
+    );
+    const byDigest = new Map([...promised].map(([{ digest }, all]) => [digest, all]));
+    return rows.flatMap(({ hex, at }) => {
+      const atMs = Number(at) - performance.timeOrigin;
+      const all = byDigest.get(`sha256:${hex}`) ?? [];
+      const broken = all.find(({ fromMs, untilMs }) => fromMs < atMs && atMs < untilMs - 1);
+      return broken === undefined
+        ? []
+        : [`in quarantine ${broken.untilMs - atMs} ms before the end of its grace: ${hex}`];
+    });
   }
 
   async function write(): Promise<void> {
@@ -167,14 +184,18 @@ describeWith(describe, 'uploads, and a collection with tiny times', parts, ({ te
       await Promise.race([first, delay(raceMs)]);
       isOver = true;
       await Promise.all(running);
-      await Promise.all([...promised].map(([blob, untilMs]) => expectReadable(blob, untilMs)));
+      const lastMs = [...promised].map(
+        ([blob, all]) => [blob, Math.max(...all.map(({ untilMs }) => untilMs))] as const,
+      );
+      await Promise.all(lastMs.map(([blob, untilMs]) => expectReadable(blob, untilMs)));
       await Promise.all(reading);
       await Promise.all(stores.map((store) => store.close?.()));
       const moves = await movesOf(site.pool);
       console.log(`${raceMs / 1000} s of uploads against the collection:`, counts, moves);
+      violations.push(...(await condemnedTooEarly()));
       expect(violations).toEqual([]);
       expect(await wrongMoves(site.pool, times)).toEqual([]);
-      expect(new Set((await site.brakes()).map((brake) => brake.split(':')[0]))).toEqual(new Set(['revived']));
+      expect((await site.brakes()).filter((brake) => !brake.startsWith('revived:'))).toEqual([]);
       for (const { port } of site.replicas)
         expect((await request(port, '/metrics')).text).not.toMatch(
           /^lps_alarms_total\{kind="(damaged|missing)"\} [1-9]/m,
