@@ -63,6 +63,9 @@ export interface RoundReport {
 /** For how long brakes that were let go of, and pins that are over, can be asked about. */
 const rememberedMs = 90 * 86_400_000;
 
+/** Rows that one statement forgets. */
+const atOnce = 10_000;
+
 export class Collection {
   readonly #options: CollectionOptions;
   readonly #judging: JudgeOptions;
@@ -91,8 +94,8 @@ export class Collection {
     }
     const deleted = await this.#deleteRetired(signal);
     const lingerMs = lingerOf(times, await this.#lastMarks());
-    await catalog.forgetGone(lingerMs, 10_000);
-    await catalog.forgetLost(lingerMs, 100_000);
+    await untilNone(signal, () => catalog.forgetGone(lingerMs, atOnce));
+    await untilNone(signal, () => catalog.forgetLost(lingerMs, atOnce));
     await this.#prune();
     return { namespaces, deleted };
   }
@@ -157,6 +160,7 @@ export class Collection {
       await this.#brake({ kind: 'too_much', blobNamespace, reason });
       return { blobNamespace, isActing, missing: [reason], plan };
     }
+    if (plan.quarantine.blobs + plan.retire.blobs === 0) return { blobNamespace, isActing, missing: [], plan };
     const stops = async (): Promise<Brake[]> => brakesOn(await catalog.brakes(), blobNamespace);
     const isStopped = async (): Promise<boolean> => (await stops()).length > 0;
     const { quarantined, retired } = await sweep({ catalog, fence, permission, quarantineMs, signal, isStopped });
@@ -205,6 +209,10 @@ export class Collection {
 
 function said({ kind, reason }: Brake): string {
   return `${kind}: ${reason}`;
+}
+
+async function untilNone(signal: AbortSignal, forget: () => Promise<number>): Promise<void> {
+  while (!signal.aborted && (await forget()) > 0);
 }
 
 async function namespacesOf(

@@ -91,28 +91,46 @@ class Marking {
   }
 
   async run(): Promise<void> {
+    let youngest = Number.POSITIVE_INFINITY;
     for (let pass = 1; ; pass += 1) {
-      const fresh = await this.#list();
+      const listed = await this.#list(youngest);
       await this.#scanListed();
-      if (fresh === 0) break;
-      // each pass takes its time; what was created meanwhile may carry what was moved out of something already read
+      if (listed.fresh === 0) break;
+      // what starts while we list is for the next mark, or a busy namespace would never have been listed
+      if (pass === 1) youngest = listed.youngest;
       if (pass === maxPasses) return this.gap(`after ${maxPasses} lists there were still new holders`);
     }
     await this.#askForUnseen();
   }
 
-  /** One list of every kind. Returns how many holders this mark had not seen before. */
-  async #list(): Promise<number> {
-    const { catalog, kinds, namespace, signal } = this.#options;
-    let fresh = 0;
+  /**
+   * One list of every kind: how many holders this mark had not seen before, those left out that started after `youngest`,
+   * and when the youngest of all started.
+   */
+  async #list(youngest: number): Promise<{ fresh: number; youngest: number }> {
+    const { kinds, namespace, signal } = this.#options;
+    const listed = { fresh: 0, youngest: Number.NEGATIVE_INFINITY };
     for (const kind of kinds) {
       for await (const page of kind.list(namespace)) {
         throwIfAborted(signal);
-        fresh += await catalog.noteHolders(this.#mark, kind.name, distinct(page));
+        const found = distinct(page);
+        const isOld = ({ startedAt = youngest }: FoundHolder): boolean => startedAt <= youngest;
+        const fresh = await this.#note(kind, found.filter(isOld));
+        this.#holders +=
+          fresh +
+          (await this.#note(
+            kind,
+            found.filter((one) => !isOld(one)),
+          ));
+        listed.fresh += fresh;
+        for (const { startedAt } of found) listed.youngest = Math.max(listed.youngest, startedAt ?? listed.youngest);
       }
     }
-    this.#holders += fresh;
-    return fresh;
+    return listed;
+  }
+
+  async #note(kind: HolderKind, found: readonly FoundHolder[]): Promise<number> {
+    return found.length === 0 ? 0 : this.#options.catalog.noteHolders(this.#mark, kind.name, found);
   }
 
   async #scanListed(): Promise<void> {

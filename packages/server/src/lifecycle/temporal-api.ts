@@ -18,6 +18,8 @@ export interface RunId {
 
 export interface ListedRun extends RunId {
   readonly isClosed: boolean;
+  /** By the cluster's clock, in ms since 1970. */
+  readonly startedAt?: number;
 }
 
 export interface Page<Item> {

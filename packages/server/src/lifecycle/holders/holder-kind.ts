@@ -10,6 +10,8 @@ export interface FoundHolder {
   readonly id: string;
   /** A closed one never changes again. */
   readonly isClosed: boolean;
+  /** By the cluster's clock, in ms since 1970; absent where a list does not say. */
+  readonly startedAt?: number;
 }
 
 /** What was read of one holder. */

@@ -158,8 +158,8 @@ function isSame(event: HistoryEvent, cursor: Cursor | undefined): boolean {
   return place.event === cursor?.event && place.version === cursor.version && place.task === cursor.task;
 }
 
-function found({ workflowId, runId, isClosed }: ListedRun): FoundHolder {
-  return { id: `${workflowId}\n${runId}`, isClosed };
+function found({ workflowId, runId, ...run }: ListedRun): FoundHolder {
+  return { id: `${workflowId}\n${runId}`, ...run };
 }
 
 function parseRun(id: string): RunId {

@@ -515,8 +515,9 @@ export class ModelNamespace implements TemporalNamespace {
     return (unlistedAt === undefined || unlistedAt > now) && this.runs.some((run) => run.runId === runId);
   }
 
-  #listed({ workflowId, runId, closedAt, closeListedAt }: ModelRun): ListedRun {
-    return { workflowId, runId, isClosed: closedAt !== undefined && closeListedAt === undefined };
+  #listed({ workflowId, runId, createdAt, closedAt, closeListedAt }: ModelRun): ListedRun {
+    const isClosed = closedAt !== undefined && closeListedAt === undefined;
+    return { workflowId, runId, isClosed, startedAt: createdAt };
   }
 
   #close(run: ModelRun): void {

@@ -174,10 +174,11 @@ class GrpcNamespace implements TemporalNamespace {
       ),
     );
     const items = oneForeign(answer.executions).map(
-      ({ execution, status }): ListedRun => ({
+      ({ execution, status, startTime }): ListedRun => ({
         workflowId: execution?.workflowId ?? '',
         runId: execution?.runId ?? '',
         isClosed: isClosedStatus(status),
+        ...(startTime == null ? {} : { startedAt: Number(startTime.seconds) * 1000 + Number(startTime.nanos) / 1e6 }),
       }),
     );
     const isLast = answer.nextPageToken.length === 0;
