@@ -22,7 +22,7 @@ export interface LoadOptions {
 }
 
 /** More than any step of a scene takes. */
-const patienceMs = 240_000;
+const patienceMs = 300_000;
 /** So long, in rounds, an execution has been closed before it is deleted: whoever waited for it has what it left. */
 const deletedAfter = 4;
 /** More at once would look like a cluster that has lost its holders. */
@@ -32,11 +32,11 @@ export class Load {
   /** How often each scene came to its end. */
   readonly played = new Map<string, number>();
   readonly errors: string[] = [];
-  deleted = 0;
   /** Rounds of the collection that have begun. */
   round = 0;
   readonly #options: LoadOptions;
   readonly #client: Client;
+  readonly #deleted = new Set<string>();
   readonly #ended = new Map<string, number>();
   readonly #quiet = new Set<{ readonly until: number; wake(): void }>();
   readonly #loops: Promise<void>[] = [];
@@ -98,21 +98,30 @@ export class Load {
     );
   }
 
-  /** Deletes every run there is, until each is NotFound by its id: a list may show it for longer. */
+  /** Deletes every run there is, and resolves when each is NotFound by its id: a list may show it for longer. */
   async deleteAll(): Promise<void> {
-    let left: readonly ListedRun[] = [];
+    const { checker, connection, namespace } = this.#options;
+    let left: readonly ListedRun[] = await checker.listRuns();
+    for (const run of left) await this.#delete(run);
+    const isThere = async (execution: { workflowId: string; runId: string }): Promise<boolean> =>
+      !(await gone(connection.workflowService.describeWorkflowExecution({ namespace, execution })));
     await until(
       'the end of all runs',
       async () => {
-        const runs = await this.#options.checker.listRuns();
-        const wasThere = await Promise.all(runs.map((run) => this.#delete(run)));
-        left = runs.filter((_run, index) => wasThere[index]);
-        return left.length === 0 ? true : undefined;
+        const [first, ...others] = left;
+        if (first === undefined) return true;
+        if (!(await isThere({ workflowId: first.workflowId, runId: first.runId }))) left = others;
+        return undefined;
       },
       patienceMs,
     ).catch((cause: unknown) => {
       throw new Error(`${left.length} runs are left: ${JSON.stringify(left.slice(0, 10))}`, { cause });
     });
+  }
+
+  /** Runs that Temporal was asked to delete. */
+  get deleted(): number {
+    return this.#deleted.size;
   }
 
   /** One slot. */
@@ -192,17 +201,21 @@ export class Load {
       const ended = this.#ended.get(id);
       return isClosed && ended !== undefined && ended + deletedAfter <= this.round && Number(number) % 3 !== 0;
     };
-    const due = shuffled(runs.filter(isDue)).slice(0, Math.ceil(maxDeletedShare * runs.length));
+    const due = shuffled(runs.filter((run) => isDue(run) && !this.#deleted.has(run.runId))).slice(
+      0,
+      Math.ceil(maxDeletedShare * runs.length),
+    );
     for (const run of due) await this.#delete(run);
   }
 
-  /** Whether it was there. */
-  async #delete({ workflowId, runId }: ListedRun): Promise<boolean> {
+  /** Asks once: Temporal deletes when it has time for it, and would try as often as it was asked. */
+  async #delete({ workflowId, runId }: ListedRun): Promise<void> {
     const { connection, namespace } = this.#options;
-    const workflowExecution = { workflowId, runId };
-    if (await gone(connection.workflowService.deleteWorkflowExecution({ namespace, workflowExecution }))) return false;
-    this.deleted += 1;
-    return true;
+    if (this.#deleted.has(runId)) return;
+    this.#deleted.add(runId);
+    await gone(
+      connection.workflowService.deleteWorkflowExecution({ namespace, workflowExecution: { workflowId, runId } }),
+    );
   }
 }
 
