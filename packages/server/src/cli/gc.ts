@@ -59,17 +59,20 @@ function addStatus(gc: Command, terminal: Terminal): void {
     )
     .option('--json', 'print one JSON object');
   addCatalogTarget(command, 'Collection').action((flags: { json?: boolean }) =>
-    onCollection(command, terminal, async ({ catalog, print }) => {
+    onCollection(command, terminal, async ({ catalog, judging, print }) => {
       const { beganAt, requestedAt } = await catalog.roundTimes();
       const namespaces = await Promise.all(
         (await catalog.knownNamespaces()).map(async (known) => ({ known, marks: await catalog.marksOf(known, 1) })),
       );
+      const isKnown = (name: string): boolean => namespaces.some(({ known }) => known.cluster === name);
+      const unreached = judging.clusters.map(({ name }) => name).filter((name) => !isKnown(name));
       const brakes = await catalog.brakes();
       const sums = Object.fromEntries(await catalog.sums());
-      if (flags.json) return print(json({ beganAt, requestedAt, namespaces, brakes, sums }));
+      if (flags.json) return print(json({ beganAt, requestedAt, namespaces, unreached, brakes, sums }));
       print(`last round    ${beganAt?.toISOString() ?? 'none yet'}${requestedAt ? ', another one is asked for' : ''}`);
       for (const { known, marks } of namespaces)
         print(`mark          ${known.cluster}/${known.name}  ${markLine(marks[0])}`);
+      for (const cluster of unreached) print(`mark          ${cluster}  has not been reached yet`);
       for (const brake of brakes) print(`stopped       ${brakeLine(brake)}`);
       for (const [state, sum] of Object.entries(sums)) print(`${state.padEnd(12)}  ${sumLine(sum)}`);
       if (brakes.length > 0) terminal.stderr.write('lps: look at the reasons; then "lps gc resume"\n');

@@ -1,5 +1,5 @@
 /** What may go from a blob namespace now, or what is missing: from what the catalog knows, without asking Temporal. */
-import type { LifecycleCatalog } from './lifecycle-catalog.js';
+import type { KnownNamespace, LifecycleCatalog } from './lifecycle-catalog.js';
 import {
   type Judgement,
   type LifecycleTimes,
@@ -31,7 +31,10 @@ export const marksKept = 50;
 /** What a permission for a blob namespace follows from, or what is missing. */
 export async function judge(blobNamespace: string, options: JudgeOptions): Promise<Judgement> {
   const { catalog, retention, times } = options;
-  const answering = await answeringFor(blobNamespace, options);
+  const known = await catalog.knownNamespaces();
+  const unreached = unreachedFor(blobNamespace, known, options);
+  if (unreached.length > 0) return { missing: unreached.map((name) => `the cluster ${name} has not been reached yet`) };
+  const answering = await answeringFor(blobNamespace, known, options);
   const keptMs = retention.get(blobNamespace);
   const judgement =
     answering.length === 0 && keptMs !== undefined
@@ -47,15 +50,24 @@ export async function judge(blobNamespace: string, options: JudgeOptions): Promi
   };
 }
 
-/** Where no cluster is asked. One that was never reached might answer for this namespace as well. */
+/** Clusters of which nothing is known yet: they may answer for this namespace, and hold anything. */
+function unreachedFor(
+  blobNamespace: string,
+  known: readonly KnownNamespace[],
+  { clusters }: Pick<JudgeOptions, 'clusters'>,
+): string[] {
+  return clusters
+    .filter(({ blobNamespaces }) => blobNamespaces?.includes(blobNamespace) ?? true)
+    .map(({ name }) => name)
+    .filter((name) => !known.some(({ cluster }) => cluster === name));
+}
+
+/** Where no cluster is asked. */
 async function byRetention(
   blobNamespace: string,
   keptMs: number,
-  { catalog, clusters, times }: JudgeOptions,
+  { catalog, times }: JudgeOptions,
 ): Promise<Judgement> {
-  const known = await catalog.knownNamespaces();
-  const unknown = clusters.find(({ name }) => !known.some(({ cluster }) => cluster === name));
-  if (unknown !== undefined) return { missing: [`the cluster ${unknown.name} has not been reached yet`] };
   const now = await catalog.now();
   const untouchedSince = untouchedBefore(now, Math.max(keptMs, times.graceMs));
   return { permission: { blobNamespace, untouchedSince, firstMarkStartedAt: now, marks: [] } };
@@ -65,15 +77,17 @@ async function byRetention(
  * All Temporal namespaces that may hold blobs of a blob namespace, with their last marks: of each cluster that answers for
  * it all of them (children, signals and Nexus cross namespaces), or only the one of its name where they are isolated.
  */
-async function answeringFor(blobNamespace: string, { catalog, clusters }: JudgeOptions): Promise<MarkedNamespace[]> {
-  const known = await catalog.knownNamespaces();
+async function answeringFor(
+  blobNamespace: string,
+  known: readonly KnownNamespace[],
+  { catalog, clusters }: JudgeOptions,
+): Promise<MarkedNamespace[]> {
   const answering = clusters.flatMap(
     ({ name: cluster, blobNamespaces, isIsolated }): MarkedNamespace['namespace'][] => {
       const ours = known.filter((one) => one.cluster === cluster);
       const ofItsName = ours.filter(({ name }) => name === blobNamespace);
       const answers = blobNamespaces?.includes(blobNamespace) ?? ofItsName.length > 0;
       if (!answers) return [];
-      if (ours.length === 0) return [{ cluster, name: blobNamespace }];
       return isIsolated && ofItsName.length > 0 ? ofItsName : ours;
     },
   );
