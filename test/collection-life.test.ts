@@ -6,7 +6,7 @@ import { readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { isDeepStrictEqual } from 'node:util';
-import { digestOf, openFileStore, openHttpStore, readAll } from '@large-payload/core';
+import { openFileStore, openHttpStore } from '@large-payload/core';
 import { LargePayloadPlugin } from '@large-payload/temporal';
 import { describeWith, startTemporal, tempDir } from '@large-payload/test-components';
 import { Connection } from '@temporalio/client';
@@ -158,10 +158,8 @@ describeWith(describe, 'the collection beside workflows', temporal, ({ address, 
   /** Of all that Temporal shows, the blobs by way of the service: a read from quarantine would be noted. */
   async function readEverything(checker: Checker): Promise<void> {
     const store = openHttpStore({ url: service.url });
-    for (const key of await checker.pass()) {
-      const found = await store.get(key);
-      expect(found && digestOf(await readAll(found.body, 1_000_000)), key).toBe(key.split('/')[4]);
-    }
+    checker.service = store;
+    await checker.pass();
     await store.close?.();
     expect(await catalog.revivals()).toBe(0);
   }

@@ -34,6 +34,8 @@ export class Checker {
   /** Runs as they were last listed, those of system workflows too. */
   runs: readonly ListedRun[] = [];
   checked = 0;
+  /** Once it is set, blobs are read from here as well: that is a use. */
+  service: Pick<BlobStore, 'get'> | undefined;
   readonly #connection: Connection;
   readonly #namespace: string;
   readonly #catalog: CatalogView;
@@ -51,17 +53,15 @@ export class Checker {
     this.#store = options.store;
   }
 
-  /** All that can be seen now, in an order of its own each time. Returns the keys of the blobs that must be there. */
-  async pass(mayGoOn: () => boolean = () => true): Promise<Set<string>> {
+  /** All that can be seen now, in an order of its own each time. */
+  async pass(mayGoOn: () => boolean = () => true): Promise<void> {
     this.runs = await this.listRuns();
     const schedules = await this.listSchedules();
     const holders = [...this.runs.map((run) => this.#run(run)), ...schedules.map((id) => this.#schedule(id))];
-    const keys = new Set<string>();
     for (const holder of shuffled(holders)) {
       if (!mayGoOn()) break;
-      for (const key of await this.#check(holder)) keys.add(key);
+      await this.#check(holder);
     }
-    return keys;
   }
 
   async listRuns(): Promise<ListedRun[]> {
@@ -87,20 +87,19 @@ export class Checker {
     return schedules.map(({ scheduleId }) => scheduleId ?? '');
   }
 
-  async #check(holder: Holder): Promise<string[]> {
+  async #check(holder: Holder): Promise<void> {
     const claims = (await holder.show()) ?? [];
     for (const { place } of claims) this.places.set(place, (this.places.get(place) ?? 0) + 1);
     const keys = [...new Set(claims.map(({ key }) => key))];
     const wrong = await this.#wrong(keys);
     this.checked += keys.length;
-    if (wrong.size === 0) return keys;
+    if (wrong.size === 0) return;
     // it may have been deleted between our two questions: what counts is what Temporal still shows
     const still = new Set((await holder.show())?.map(({ key }) => key));
     for (const [key, why] of await this.#wrong([...wrong.keys()].filter((key) => still.has(key)))) {
       const { place } = claims.find((claim) => claim.key === key) ?? {};
       this.#fault(`${holder.name}, ${place}: ${key} is ${why}`);
     }
-    return keys;
   }
 
   /** What is not as it should be of blobs that are held: in quarantine is wrong as well. */
@@ -110,10 +109,10 @@ export class Checker {
     const blobs = await this.#catalog.blobs(keys);
     for (const key of keys) {
       const { state = 'unknown', physicalKey = key } = blobs.get(key) ?? {};
-      const found = await this.#store.get(physicalKey);
-      const digest = found === undefined ? undefined : digestOf(await readAll(found.body, 10_000_000));
+      const digest = await digestIn(this.#store, physicalKey);
       if (state !== 'live') wrong.set(key, state);
-      else if (digest !== key.split('/')[4]) wrong.set(key, found === undefined ? 'missing' : 'damaged');
+      else if (digest !== digestOfKey(key)) wrong.set(key, digest === undefined ? 'missing' : 'damaged');
+      else if (this.service && (await digestIn(this.service, key)) !== digest) wrong.set(key, 'not served');
     }
     return wrong;
   }
@@ -160,6 +159,15 @@ export class Checker {
 }
 
 type Event = proto.temporal.api.history.v1.IHistoryEvent;
+
+async function digestIn(store: Pick<BlobStore, 'get'>, key: string): Promise<string | undefined> {
+  const found = await store.get(key);
+  return found === undefined ? undefined : digestOf(await readAll(found.body, 10_000_000));
+}
+
+function digestOfKey(key: string): string | undefined {
+  return key.split('/')[4];
+}
 
 /** Every claim anywhere in a message of Temporal's API. */
 function* claimsIn(value: unknown, place = ''): Generator<Claim> {
