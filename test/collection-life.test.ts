@@ -36,7 +36,7 @@ const taskQueue = 'life';
 const times = { grace: 12_000, quarantine: 3000, 'visibility-bound': 2000, 'collect-interval': 1000 };
 const loadMs = scaled({ usual: 120_000, long: 600_000 });
 /** A slow machine does less in that time: it goes on until so many blobs are gone, while others are held. */
-const minCollected = scaled({ usual: 300, long: 1500 });
+const minCollected = scaled({ usual: 200, long: 1000 });
 const patienceMs = 300_000;
 /** Where Temporal showed claims: all of them, or the load does not do what it should. */
 const places = [
