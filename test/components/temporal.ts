@@ -88,8 +88,15 @@ async function startCommandLine(binary: string): Promise<Started> {
   return { port, server: await spawnLogged(binary, args) };
 }
 
-/** New namespaces are found by polling, every two seconds unless told. */
-const dynamicConfig = { 'system.namespaceCacheRefreshInterval': [{ value: '100ms' }] };
+/**
+ * New namespaces are found by polling, every two seconds unless told. A run that is deleted waits for the server to have
+ * written down that it is done with the run's end: every 30 seconds unless told.
+ */
+const dynamicConfig = {
+  'system.namespaceCacheRefreshInterval': [{ value: '100ms' }],
+  'history.transferProcessorUpdateAckInterval': [{ value: '1s' }],
+  'history.visibilityProcessorUpdateAckInterval': [{ value: '1s' }],
+};
 
 /**
  * The server's own config/development-sqlite.yaml, less what would listen on a fixed port (HTTP, metrics, pprof) or

@@ -108,10 +108,11 @@ export class Load {
     await until(
       'the end of all runs',
       async () => {
-        const [first, ...others] = left;
-        if (first === undefined) return true;
-        if (!(await isThere({ workflowId: first.workflowId, runId: first.runId }))) left = others;
-        return undefined;
+        const checks = await Promise.all(
+          left.slice(0, 50).map(async ({ workflowId, runId }) => ((await isThere({ workflowId, runId })) ? runId : '')),
+        );
+        left = left.filter(({ runId }, at) => at >= checks.length || checks[at] === runId);
+        return left.length === 0 || undefined;
       },
       patienceMs,
     ).catch((cause: unknown) => {
