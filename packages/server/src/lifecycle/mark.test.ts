@@ -7,8 +7,8 @@ import type { TemporalNamespace } from './temporal-api.js';
 
 describe('a mark', () => {
   let site: MemoryLifecycle;
-  let scanned: string[];
-  let lists: number;
+  let scanned: string[] = [];
+  let lists = 0;
 
   beforeEach(() => {
     site = memoryLifecycle({ now: () => 0, graceMs: 1000 });
