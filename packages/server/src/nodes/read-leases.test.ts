@@ -1,0 +1,178 @@
+/** Leases on reading, on a real Postgres, and by the rules alone. */
+import fc from 'fast-check';
+import pg from 'pg';
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { type Database, openDatabase } from '../catalog/database.js';
+import { type EmbeddedPostgres, startEmbeddedPostgres } from '../catalog/embedded-postgres.js';
+import { openFixture } from '../catalog/postgres-catalog-fixture.js';
+import { ReadLease } from './read-lease.js';
+import { appendEvents, type Node, openReadLeases, type ReadLeases } from './read-leases.js';
+
+const leaseMs = 60_000;
+const [a, b]: [Node, Node] = [
+  { id: 'a', kind: 'cache', name: 'near the workers' },
+  { id: 'b', kind: 'replica', name: 'host 2' },
+];
+const blob = (name: string) => ({ key: `/blobs/${name}`, physicalKey: `/blobs/${name}~1` });
+
+describe('leases on reading, on PostgreSQL', () => {
+  let postgres: EmbeddedPostgres;
+  let database: Database;
+  let schema: string;
+  let sql: pg.Pool;
+  let leases: ReadLeases;
+  let fixture: ReturnType<typeof openFixture>;
+
+  beforeAll(async () => {
+    postgres = await startEmbeddedPostgres({ throwAway: true });
+    fixture = openFixture(postgres.url);
+    await fixture.open();
+    ({ schema, sql } = fixture);
+    database = openDatabase({ url: postgres.url, maxConnections: 4, statementTimeoutMs: 10_000, log: () => undefined });
+    leases = openReadLeases({ database, schema, leaseMs });
+  });
+  afterAll(async () => {
+    await database?.close();
+    await fixture?.close();
+    await postgres?.stop();
+  });
+  beforeEach(async () => {
+    await sql.query(`DELETE FROM ${schema}.node`);
+  });
+
+  const append = (...names: string[]) =>
+    database.transaction((run) => appendEvents(run, schema, 'takedown', names.map(blob)));
+  const unaware = async (event: bigint) => (await leases.unaware(event)).map(({ id }) => id);
+
+  it('tell who may still serve what an event is about', async () => {
+    const { newest } = await leases.grant(a, 0n);
+    await leases.grant(b, newest);
+    const event = await append('x', 'y');
+    expect(event).toBe(newest + 2n);
+    expect(await unaware(event)).toEqual(['a', 'b']);
+    expect((await leases.grant(b, newest)).newest).toBe(event);
+    expect(await unaware(event)).toEqual(['a', 'b']); // it was told, and has not said that it did anything
+    await leases.grant(b, event);
+    expect(await unaware(event)).toEqual(['a']);
+    await leases.end('a');
+    expect(await unaware(event)).toEqual([]);
+  });
+
+  it('give the events in their order, page by page, and say so when some are forgotten', async () => {
+    const before = (await leases.grant(a, 0n)).newest;
+    const last = await append('1', '2', '3');
+    const first = (await leases.events(before, 2)) ?? [];
+    expect(first.map(({ id, key, kind }) => [id, key, kind])).toEqual([
+      [before + 1n, '/blobs/1', 'takedown'],
+      [before + 2n, '/blobs/2', 'takedown'],
+    ]);
+    expect((await leases.events(before + 2n, 2))?.map(({ physicalKey }) => physicalKey)).toEqual(['/blobs/3~1']);
+    expect(await leases.events(last, 2)).toEqual([]);
+    await leases.prune(0, 1000); // younger than two leases
+    expect(await leases.events(before, 9)).toHaveLength(3);
+    await sql.query(`UPDATE ${schema}.event SET at = now() - interval '3 minutes' WHERE id <= $1`, [before + 2n]);
+    await leases.prune(0, 1000);
+    expect(await leases.events(before, 9)).toBeUndefined();
+    expect(await leases.events(before + 1n, 9)).toBeUndefined();
+    expect((await leases.events(before + 2n, 9))?.map(({ id }) => id)).toEqual([last]);
+  });
+
+  it('forget nodes that are gone for long, and only those', async () => {
+    await leases.grant(a, 0n);
+    await leases.grant(b, 0n);
+    await sql.query(`UPDATE ${schema}.node SET lease_until = now() - interval '1 hour' WHERE id = 'a'`);
+    await leases.prune(1000, 10);
+    expect((await sql.query(`SELECT id FROM ${schema}.node`)).rows).toEqual([{ id: 'b' }]);
+  });
+
+  async function untilOneWaits(): Promise<void> {
+    for (;;) {
+      const { rows } = await sql.query(`SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'`);
+      if (rows.length > 0) return;
+    }
+  }
+
+  it('are granted only with the events that are being committed', async () => {
+    const holder = new pg.Client({ connectionString: postgres.url });
+    await holder.connect();
+    try {
+      await holder.query('BEGIN');
+      const run: Database['run'] = async (statement, values) =>
+        (await holder.query({ ...statement, values: [...values] })).rows;
+      const event = await appendEvents(run, schema, 'delete', [blob('z')]);
+      const granted = leases.grant(a, 0n);
+      await untilOneWaits();
+      await holder.query('COMMIT');
+      expect((await granted).newest).toBe(event);
+    } finally {
+      await holder.end();
+    }
+  });
+
+  it('are seen by whoever commits an event behind them', async () => {
+    const holder = new pg.Client({ connectionString: postgres.url });
+    await holder.connect();
+    try {
+      await holder.query('BEGIN');
+      const run: Database['run'] = async (statement, values) =>
+        (await holder.query({ ...statement, values: [...values] })).rows;
+      const granting = { run, transaction: (work: (r: Database['run']) => Promise<never>) => work(run) } as never;
+      const { newest } = await openReadLeases({ database: granting, schema, leaseMs }).grant(a, 0n);
+      const appended = append('w');
+      await untilOneWaits();
+      await holder.query('COMMIT');
+      const event = await appended;
+      expect(event).toBeGreaterThan(newest);
+      expect(await unaware(event)).toEqual(['a']);
+    } finally {
+      await holder.end();
+    }
+  });
+});
+
+describe('a lease on reading', () => {
+  it('lasts from when it was asked for, and only once all is applied that was known then', () => {
+    const lease = new ReadLease(5n);
+    expect(lease.isFresh(0)).toBe(false);
+    expect(lease.granted(1000, { newest: 7n, leaseMs: 100 })).toBe(false);
+    expect(lease.isFresh(1001)).toBe(false);
+    lease.applied(6n);
+    lease.applied(7n);
+    expect(lease.granted(1000, { newest: 7n, leaseMs: 100 })).toBe(true);
+    expect([lease.isFresh(1099), lease.isFresh(1100), lease.endsInMs(1040)]).toEqual([true, false, 60]);
+    lease.restarted(9n);
+    expect([lease.isFresh(1050), lease.cursor]).toEqual([false, 9n]);
+  });
+
+  it('is never believed in after the other side has stopped waiting for it, whatever the order and the delays', () => {
+    const step = fc.record({ kind: fc.constantFrom('ask', 'event', 'apply', 'wait'), ms: fc.nat({ max: 80 }) });
+    fc.assert(
+      fc.property(fc.array(step, { maxLength: 60 }), (steps) => {
+        let nowMs = 0;
+        let newest = 0n;
+        // what Postgres knows
+        let leaseUntilMs = Number.NEGATIVE_INFINITY;
+        let told = 0n;
+        const lease = new ReadLease(0n);
+        for (const { kind, ms } of steps) {
+          if (kind === 'wait') nowMs += ms;
+          if (kind === 'event') newest += 1n;
+          if (kind === 'apply' && lease.cursor < newest) lease.applied(lease.cursor + 1n);
+          if (kind === 'ask') {
+            const sentAtMs = nowMs;
+            told = lease.cursor;
+            nowMs += ms; // on its way
+            leaseUntilMs = Math.max(leaseUntilMs, nowMs + 100);
+            const answer = { newest, leaseMs: 100 };
+            nowMs += ms;
+            lease.granted(sentAtMs, answer);
+          }
+          const isWaitedFor = leaseUntilMs > nowMs && told < newest;
+          const servesOld = lease.isFresh(nowMs) && lease.cursor < newest;
+          expect(servesOld && !isWaitedFor).toBe(false);
+        }
+      }),
+      { numRuns: 2000 },
+    );
+  });
+});

@@ -1,0 +1,180 @@
+/**
+ * Leases on reading, and the events that end what they allow (docs/decisions/0006-read-leases.md).
+ *
+ *   grant    shares the counter of events, commits `lease_until`, answers with the newest event
+ *   append   holds the counter, in the transaction of whoever deletes or takes down
+ *
+ * So for each event and each lease one of two holds: the lease is in the table when the event has been committed, or its
+ * holder was told of the event.
+ */
+import { LpsError } from '@large-payload/core';
+import type { Database, Row, Statement } from '../catalog/database.js';
+
+export type EventKind = 'delete' | 'takedown';
+
+/** A blob that nobody may serve any more from what he keeps. */
+export interface NodeEvent {
+  readonly id: bigint;
+  readonly kind: EventKind;
+  readonly key: string;
+  /** The object's name; `key`, or a later generation of it. */
+  readonly physicalKey: string;
+}
+
+export interface Node {
+  readonly id: string;
+  readonly kind: 'replica' | 'cache';
+  /** For people. */
+  readonly name: string;
+}
+
+export interface NodeState extends Node {
+  readonly leaseUntil: Date;
+  /** All events up to this one have been applied. */
+  readonly cursor: bigint;
+}
+
+export interface ReadLeases {
+  /**
+   * Lets a node serve what it keeps for `leaseMs` from the time when it *sent* its wish, once it has applied every event up to
+   * `newest`. `cursor`: the last one that it has applied.
+   */
+  grant(node: Node, cursor: bigint): Promise<{ readonly newest: bigint; readonly leaseMs: number }>;
+  /** The next ones behind `after`, in order; `undefined` when some of those are forgotten: it must forget all that it keeps. */
+  events(after: bigint, limit: number): Promise<NodeEvent[] | undefined>;
+  /** Those whose lease has not ended, and which have not said that they applied the event. */
+  unaware(event: bigint): Promise<NodeState[]>;
+  /** No more by its own word: it stops. */
+  end(id: string): Promise<void>;
+  /** Forgets events and nodes that are so old, at most `limit` of each; never events that a lease may wait for. */
+  prune(olderThanMs: number, limit: number): Promise<void>;
+}
+
+export interface ReadLeasesOptions {
+  readonly database: Database;
+  readonly schema: string;
+  /** M, in ms. */
+  readonly leaseMs: number;
+}
+
+/** Every function throws CATALOG_UNAVAILABLE while Postgres does not answer. */
+export function openReadLeases({ database, schema, leaseMs }: ReadLeasesOptions): ReadLeases {
+  const sql = statements(schema);
+  return {
+    async grant({ id, kind, name }, cursor) {
+      const [row] = await database.run(sql.grant, [id, kind, name, leaseMs, cursor]);
+      if (row === undefined) throw new LpsError('INTERNAL', 'the counter of events is gone');
+      return { newest: BigInt(row.newest as string), leaseMs };
+    },
+    async events(after, limit) {
+      const rows = await database.run(sql.events, [after, limit]);
+      if (rows[0]?.is_forgotten === true) return undefined;
+      return rows.filter(({ id }) => id !== null).map(toEvent);
+    },
+    async unaware(event) {
+      return (await database.run(sql.unaware, [event])).map(toNode);
+    },
+    async end(id) {
+      await database.run(sql.end, [id]);
+    },
+    async prune(olderThanMs, limit) {
+      await database.run(sql.pruneEvents, [Math.max(olderThanMs, 2 * leaseMs), limit]);
+      await database.run(sql.pruneNodes, [Math.max(olderThanMs, 2 * leaseMs), limit]);
+    },
+  };
+}
+
+/** Adds events, in the transaction of `run`. Returns the number of the last one. */
+export async function appendEvents(
+  run: Database['run'],
+  schema: string,
+  kind: EventKind,
+  blobs: readonly Pick<NodeEvent, 'key' | 'physicalKey'>[],
+): Promise<bigint> {
+  const values = [kind, blobs.map(({ key }) => key), blobs.map(({ physicalKey }) => physicalKey)];
+  const [row] = await run(statements(schema).append, values);
+  if (row === undefined) throw new LpsError('INTERNAL', 'the counter of events is gone');
+  return BigInt(row.last as string);
+}
+
+function statements(schema: string) {
+  const [counter, event, node] = [`${schema}.event_counter`, `${schema}.event`, `${schema}.node`];
+  const columns = 'id, kind, name, lease_until, cursor';
+  return {
+    /** $1 id, $2 kind, $3 name, $4 ms, $5 cursor. `now()` is from before it waited for the counter: sooner is safe. */
+    grant: named(
+      'grant_read_lease',
+      `WITH counter AS MATERIALIZED (SELECT last FROM ${counter} FOR SHARE)
+       INSERT INTO ${node} AS n (id, kind, name, lease_until, cursor)
+       SELECT $1, $2, $3, now() + $4::float8 * interval '1 millisecond', $5::bigint FROM counter
+       ON CONFLICT (id) DO UPDATE SET renewed_at = now(), cursor = excluded.cursor,
+         lease_until = greatest(n.lease_until, excluded.lease_until)
+       RETURNING (SELECT last FROM counter) AS newest`,
+    ),
+    /** $1 kind, $2 keys, $3 physical keys. */
+    append: named(
+      'append_events',
+      `WITH counted AS (
+         UPDATE ${counter} SET last = last + cardinality($2::text[]) RETURNING last
+       ), added AS (
+         INSERT INTO ${event} (id, kind, key, physical_key)
+         SELECT last - cardinality($2::text[]) + at, $1, key, physical_key
+         FROM counted, unnest($2::text[], $3::text[]) WITH ORDINALITY AS blobs (key, physical_key, at)
+       )
+       SELECT last FROM counted`,
+    ),
+    /** $1 behind this one, $2 limit. One row at least. */
+    events: named(
+      'events_behind',
+      `SELECT e.*, $1::bigint < c.forgotten AS is_forgotten FROM ${counter} c
+       LEFT JOIN LATERAL (
+         SELECT id, kind, key, physical_key FROM ${event} WHERE id > $1 ORDER BY id LIMIT $2
+       ) e ON true ORDER BY e.id`,
+    ),
+    /** $1 event. */
+    unaware: named(
+      'unaware_nodes',
+      `SELECT ${columns} FROM ${node} WHERE lease_until > now() AND cursor < $1 ORDER BY id`,
+    ),
+    end: named('end_read_lease', `UPDATE ${node} SET lease_until = now() WHERE id = $1`),
+    /** $1 ms, $2 limit. */
+    pruneEvents: named(
+      'prune_events',
+      `WITH old AS (
+         DELETE FROM ${event} WHERE id IN (
+           SELECT id FROM ${event} WHERE at < now() - $1::float8 * interval '1 millisecond' ORDER BY id LIMIT $2
+         ) RETURNING id
+       )
+       UPDATE ${counter} SET forgotten = greatest(forgotten, (SELECT max(id) FROM old)) WHERE EXISTS (SELECT FROM old)`,
+    ),
+    pruneNodes: named(
+      'prune_nodes',
+      `DELETE FROM ${node} WHERE id IN (
+         SELECT id FROM ${node} WHERE lease_until < now() - $1::float8 * interval '1 millisecond' LIMIT $2
+       )`,
+    ),
+  };
+}
+
+function named(name: string, text: string): Statement {
+  return { name, text };
+}
+
+function toEvent({ id, kind, key, physical_key }: Row): NodeEvent {
+  return {
+    id: BigInt(id as string),
+    kind: kind as EventKind,
+    key: key as string,
+    physicalKey: physical_key as string,
+  };
+}
+
+function toNode({ id, kind, name, lease_until, cursor }: Row): NodeState {
+  return {
+    id: id as string,
+    kind: kind as Node['kind'],
+    name: name as string,
+    leaseUntil: lease_until as Date,
+    cursor: BigInt(cursor as string),
+  };
+}
