@@ -6,6 +6,22 @@ export function abortedError(signal: AbortSignal): LpsError {
   return new LpsError('ABORTED', 'the call was aborted', { cause: signal.reason });
 }
 
+/** Settles as `work` does, or throws ABORTED as soon as the signal says so; `work` goes on. */
+export async function abortable<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return work;
+  let onAbort = (): void => {};
+  const aborted = new Promise<never>((_, reject) => {
+    onAbort = () => reject(abortedError(signal));
+  });
+  if (signal.aborted) onAbort();
+  manyListeners(signal).addEventListener('abort', onAbort, { once: true });
+  try {
+    return await Promise.race([work, aborted]);
+  } finally {
+    signal.removeEventListener('abort', onAbort);
+  }
+}
+
 /** An abort signal gets one listener a blob; Node would warn of a leak at eleven. */
 export function manyListeners<S extends AbortSignal | undefined>(signal: S): S {
   if (signal !== undefined) setMaxListeners(0, signal);

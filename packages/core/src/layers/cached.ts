@@ -12,6 +12,7 @@ import { finished } from 'node:stream/promises';
 import type { BlobInfo, BlobStore, ByteRange, GetOptions, StoredBlob } from '../blob-store.js';
 import { discard, isBytes, readAll } from '../body.js';
 import { ByteLru } from '../byte-lru.js';
+import { abortable } from '../concurrency.js';
 import { LpsError } from '../errors.js';
 import { digestOfObject, parseObjectName } from '../key.js';
 import { verifiedRead } from './checked.js';
@@ -384,22 +385,6 @@ function discarded(found: StoredBlob | undefined): undefined {
 
 function forgotten(): LpsError {
   return new LpsError('TRY_AGAIN', 'the blob was deleted while it was read; ask again');
-}
-
-/** Settles with `work`, or throws ABORTED as soon as the signal says so. */
-async function abortable<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (signal === undefined) return work;
-  let stop = (): void => {};
-  const aborted = new Promise<never>((_, reject) => {
-    stop = () => reject(new LpsError('ABORTED', 'the read was aborted', { cause: signal.reason }));
-  });
-  if (signal.aborted) stop();
-  signal.addEventListener('abort', stop, { once: true });
-  try {
-    return await Promise.race([work, aborted]);
-  } finally {
-    signal.removeEventListener('abort', stop);
-  }
 }
 
 /** Put together when it is read for the first time: most blobs never are, and copying them all would cost more than it saves. */
