@@ -76,7 +76,7 @@ export async function cached(store: BlobStore, options: CacheOptions): Promise<C
       }
     },
     async close() {
-      await cache.settled();
+      await cache.close();
       await store.close?.();
     },
     forget: (key) => cache.forget(key),
@@ -169,8 +169,11 @@ class Cache {
     };
   }
 
-  /** Until nothing is written any more. */
-  async settled(): Promise<void> {
+  /** Ends what is under way, and waits until nothing is written any more. */
+  async close(): Promise<void> {
+    const error = new LpsError('ABORTED', 'the cache is closed');
+    for (const flight of this.#flights.values()) flight.abort(error);
+    for (const { abort, isFound } of this.#openings.values()) if (!isFound) abort.abort(error);
     while (this.#pending.size > 0) await Promise.all(this.#pending);
     await this.#disk?.settled();
   }

@@ -33,6 +33,8 @@ export interface DiskSpool {
 
 interface Writing {
   readonly key: string;
+  /** Bytes that are reserved for it. */
+  readonly room: number;
   /** Deleted, or found wrong, since it was begun. */
   isForgotten: boolean;
 }
@@ -102,12 +104,9 @@ export class DiskCache {
   /** Makes room and begins a file. `undefined` when it cannot be kept; reads go on without it. */
   async begin(key: string, size: number): Promise<DiskSpool | undefined> {
     if (performance.now() < this.#restsUntil || !this.#reserve(size + entryBytes)) return undefined;
-    const writing = { key, isForgotten: false };
+    const writing: Writing = { key, room: size + entryBytes, isForgotten: false };
     this.#writing.add(writing); // from now on it can be forgotten
-    const end = (): void => {
-      this.#writing.delete(writing);
-      this.#reserved -= size + entryBytes;
-    };
+    const end = (): void => this.#end(writing);
     const path = join(this.#options.dir, 'tmp', randomBytes(12).toString('hex'));
     try {
       await this.settled(); // what made room is gone before it is taken
@@ -149,8 +148,9 @@ export class DiskCache {
       if (writing.isForgotten) return;
       await rename(file.path, target);
       file.wasMoved = true;
-      if (writing.isForgotten) this.#remove(key);
-      else this.#entries.set(key, size, size + entryBytes);
+      if (writing.isForgotten) return this.#remove(key);
+      this.#end(writing);
+      this.#entries.set(key, size, size + entryBytes);
     } catch (error) {
       this.#failed(error);
     }
@@ -162,6 +162,11 @@ export class DiskCache {
     this.#reserved += size;
     this.#entries.shrinkTo(maxBytes - this.#reserved);
     return true;
+  }
+
+  /** Its room is another's, or that of what is kept now. The first time counts. */
+  #end(writing: Writing): void {
+    if (this.#writing.delete(writing)) this.#reserved -= writing.room;
   }
 
   #failed(error: unknown): void {
