@@ -57,8 +57,12 @@ function withDetail(answer: GrpcAnswer, typeName: string, value: Uint8Array): Gr
 }
 
 export async function startGrpcProxy(target: string, options: GrpcProxyOptions = {}): Promise<GrpcProxy> {
-  const upstream = http2.connect(`http://${target}`);
-  upstream.on('error', () => undefined);
+  let upstream = connectTo(target);
+  // a server ends each connection after some minutes
+  const connected = (): http2.ClientHttp2Session => {
+    if (upstream.closed || upstream.destroyed) upstream = connectTo(target);
+    return upstream;
+  };
   const { tls, authorization } = options;
   const server = tls === undefined ? http2.createServer() : http2.createSecureServer(tls);
   const sessions = new Set<http2.ServerHttp2Session>();
@@ -88,11 +92,17 @@ export async function startGrpcProxy(target: string, options: GrpcProxyOptions =
     if (fault instanceof Uint8Array) return answerWith(stream, fault);
     if (fault === 'cut') return stream.session?.destroy();
     if (fault !== undefined) return answer(stream, fault);
-    forward(upstream, stream, headers);
+    forward(connected(), stream, headers);
   });
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
   return Object.assign(proxy, { address: `127.0.0.1:${(server.address() as AddressInfo).port}` });
+}
+
+function connectTo(target: string): http2.ClientHttp2Session {
+  const session = http2.connect(`http://${target}`);
+  session.on('error', () => undefined);
+  return session;
 }
 
 /** Headers alone: a call that failed before it gave anything. */
