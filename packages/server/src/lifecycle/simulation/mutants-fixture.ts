@@ -35,6 +35,20 @@ export const mutants: readonly Mutant[] = [
     },
   },
   {
+    name: 'a read is not written down as a use',
+    scene: '15 a read that a cache answers is a use like any other',
+    mutation: {
+      catalog: (catalog, world) =>
+        overriding(catalog, {
+          touch: async (rows, by) => {
+            if (by === 'upload') return catalog.touch(rows, by);
+            const protectedUntil = new Date(world.now + world.times.graceMs);
+            return rows.map((row) => ({ ...row, protectedUntil }));
+          },
+        }),
+    },
+  },
+  {
     name: 'an upload that meets its blob is not written down as a use',
     mutation: {
       catalog: (catalog, world) =>

@@ -1,9 +1,9 @@
 /**
  * The interleavings that are known to be dangerous, each as a small play in the simulated world (gc.md lists them by these
- * numbers; 15, cached answers, and 18, takedowns, are not among them). The world's oracle looks at every decision
- * meanwhile; a play says what must have become of its blob.
+ * numbers; 18, takedowns, is not among them). The world's oracle looks at every decision meanwhile; a play says what must
+ * have become of its blob.
  */
-import { parseKey } from '@large-payload/core';
+import { type BlobStore, cached, parseKey } from '@large-payload/core';
 import { allBlobs, type SimBlob } from './blobs-fixture.js';
 import type { ModelNamespace } from './temporal-model-fixture.js';
 import { hour, minute, World, type WorldOptions, type WorldTimes } from './world-fixture.js';
@@ -333,6 +333,32 @@ export const scenes: readonly Scene[] = [
       await world.loseDatabase();
       await mark(world);
       await mark(world);
+      await expectState(world, 'live');
+    },
+  },
+  {
+    name: '15 a read that a cache answers is a use like any other',
+    play: async (world) => {
+      let downloads = 0;
+      const counted: BlobStore = {
+        ...world.store,
+        get: (key, options) => {
+          downloads += 1;
+          return world.store.get(key, options);
+        },
+      };
+      const cache = await cached(counted, { memory: { maxBytes: 1e6 } });
+      await finish(world, world.put(blob));
+      await finish(world, world.get(blob, cache));
+      await world.advance(world.times.graceMs - 30 * minute);
+      await finish(world, world.get(blob, cache));
+      if (downloads !== 1) throw new Error('the cache has not answered');
+      const until = world.promises.get(blob) ?? 0;
+      await collectFor(world, until - world.now - 8 * hour);
+      if (world.now >= until) throw new Error('the rounds took too long');
+      await world.advance(until - world.now - 1);
+      orders(world).start([{ blob }]);
+      await collectFor(world, 3 * world.times.quarantineMs);
       await expectState(world, 'live');
     },
   },

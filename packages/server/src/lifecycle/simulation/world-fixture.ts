@@ -199,13 +199,14 @@ export class World {
 
   // clients
 
-  /** Begins something that a client does, with a service of its own in between. */
-  client(name: string, task: (service: BlobStore) => Promise<void>): Actor {
+  /** Begins something that a client does, with a service of its own in between, which may have a cache. */
+  client(name: string, task: (service: BlobStore) => Promise<void>, cache = this.store): Actor {
     this.note(name);
     const actor = new Actor(name, this.turns);
     this.clients.add(actor);
     const { catalog, store } = this;
-    const service = catalogued(actor.wrap(store, 'store', storeCalls), {
+    const service = catalogued(actor.wrap(cache, 'store', storeCalls), {
+      source: actor.wrap(store, 'store', storeCalls),
       catalog: actor.wrap(this.#leasing(catalog, actor), 'catalog'),
       alarms: { raise: () => undefined },
       renewMs: 2 ** 31 - 1,
@@ -250,24 +251,28 @@ export class World {
     });
   }
 
-  get(blob: SimBlob): Actor {
+  get(blob: SimBlob, cache?: BlobStore): Actor {
     const [began, wasReachable] = [this.now, this.isReachable(blob)];
     const wasPut = this.#put.has(blob);
-    return this.client(`get ${blob.name}`, async (service) => {
-      const found = await service.get(blob.key).catch((error: unknown) => {
-        if (isLpsError(error, 'BLOB_DAMAGED')) return undefined;
-        throw error;
-      });
-      this.promise(blob, found?.info.protectedUntil);
-      if (found !== undefined && !wasPut && !this.#put.has(blob)) this.fail('S8', `${blob.name} was never put`);
-      if (found !== undefined && (!isBytes(found.body) || digestOf(found.body) !== blob.digest)) {
-        this.fail('S1', `GET of ${blob.name} has other bytes`);
-      }
-      const isQuick = this.now - began < hour;
-      if (found === undefined && isQuick && wasReachable && this.isReachable(blob)) {
-        this.fail('S1', `GET of ${blob.name} finds nothing, and Temporal refers to it`);
-      }
-    });
+    return this.client(
+      `get ${blob.name}`,
+      async (service) => {
+        const found = await service.get(blob.key).catch((error: unknown) => {
+          if (isLpsError(error, 'BLOB_DAMAGED')) return undefined;
+          throw error;
+        });
+        this.promise(blob, found?.info.protectedUntil);
+        if (found !== undefined && !wasPut && !this.#put.has(blob)) this.fail('S8', `${blob.name} was never put`);
+        if (found !== undefined && (!isBytes(found.body) || digestOf(found.body) !== blob.digest)) {
+          this.fail('S1', `GET of ${blob.name} has other bytes`);
+        }
+        const isQuick = this.now - began < hour;
+        if (found === undefined && isQuick && wasReachable && this.isReachable(blob)) {
+          this.fail('S1', `GET of ${blob.name} finds nothing, and Temporal refers to it`);
+        }
+      },
+      cache,
+    );
   }
 
   /** A client was told that a blob is protected until then. */
