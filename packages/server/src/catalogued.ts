@@ -157,7 +157,10 @@ class Catalogued {
     }
   }
 
-  /** Clients ask before they upload. Answers from the catalog alone: an object that it does not know counts as absent, and the upload that follows adopts it. */
+  /**
+   * Clients ask before they upload. Answers from the catalog alone: an object that it does not know counts as absent, and the
+   * upload that follows adopts it.
+   */
   async stat(keys: readonly string[], options: CallOptions = {}): Promise<Map<string, BlobInfo>> {
     const blobs = keys.map((key) => parseKey(key));
     try {

@@ -335,6 +335,38 @@ describe('the disk cache', () => {
     }
   });
 
+  it('brings nothing back into memory that is deleted while it is read from the disk', async () => {
+    const dir = await newDir();
+    const { below, blobs } = await filled(dir, [100_000]);
+    const key = blobs[0]?.key ?? '';
+    let fromDisk = 0;
+    for (let moment = 0; moment < 40; moment += 1) {
+      const writes = await cached(below, { disk: { dir, maxBytes: MiB } });
+      await read(writes, key);
+      await writes.close?.();
+      let downloads = 0;
+      const counting: BlobStore = {
+        ...below,
+        get: (name) => {
+          downloads += 1;
+          return below.get(name);
+        },
+      };
+      const cache = await cached(counting, { memory: { maxBytes: 4 * MiB }, disk: { dir, maxBytes: MiB } });
+      const reading = read(cache, key);
+      for (let count = 0; count < moment; count += 1) await turn();
+      cache.forget(key);
+      await reading;
+      // one that was asked for below after it was forgotten is another matter
+      if (downloads === 0) {
+        fromDisk += 1;
+        expect([moment, cache.kept().memory.blobs]).toEqual([moment, 0]);
+      }
+      await cache.close?.();
+    }
+    expect(fromDisk).toBeGreaterThan(0);
+  });
+
   it('drops what is wrong, and fetches it again: at once when it is small, for the next reader when it streams', async () => {
     const dir = await newDir();
     const { cache, below, blobs } = await filled(dir, [100_000, 3 * MiB]);

@@ -209,7 +209,8 @@ class Cache {
     }
     const bytes = await readAll(body, wholeReadBytes).catch(dropped);
     if (bytes === undefined) return undefined;
-    if (this.#isWorthKeeping(key, info.size)) this.#keep(key, info, [bytes]);
+    // it may have been forgotten since
+    if (this.#disk?.has(key) && this.#isWorthKeeping(key, info.size)) this.#keep(key, info, [bytes]);
     return { info, body: bytes };
   }
 

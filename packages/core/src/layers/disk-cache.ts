@@ -87,6 +87,11 @@ export class DiskCache {
     return this.#entries.count;
   }
 
+  /** Whether it is kept now. */
+  has(key: string): boolean {
+    return this.#entries.get(key) !== undefined;
+  }
+
   /** A file, or a part of it, as it is: whoever reads it must check it. `undefined` for what is not there. */
   async get(key: string, range?: ByteRange): Promise<StoredBlob | undefined> {
     const size = this.#entries.get(key);
