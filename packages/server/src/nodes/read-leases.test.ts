@@ -92,42 +92,40 @@ describe('leases on reading, on PostgreSQL', () => {
     }
   }
 
-  it('are granted only with the events that are being committed', async () => {
-    const holder = new pg.Client({ connectionString: postgres.url });
-    await holder.connect();
+  /** A transaction that stays open until `commit`. */
+  async function held(work: (run: Database['run'], commit: () => Promise<unknown>) => Promise<void>): Promise<void> {
+    const client = new pg.Client({ connectionString: postgres.url });
+    await client.connect();
     try {
-      await holder.query('BEGIN');
-      const run: Database['run'] = async (statement, values) =>
-        (await holder.query({ ...statement, values: [...values] })).rows;
+      await client.query('BEGIN');
+      await work(
+        async (statement, values) => (await client.query({ ...statement, values: [...values] })).rows,
+        () => client.query('COMMIT'),
+      );
+    } finally {
+      await client.end();
+    }
+  }
+
+  it('are granted only with the events that are being committed', () =>
+    held(async (run, commit) => {
       const event = await appendEvents(run, schema, 'delete', [blob('z')]);
       const granted = leases.grant(a, 0n);
       await untilOneWaits();
-      await holder.query('COMMIT');
+      await commit();
       expect((await granted).newest).toBe(event);
-    } finally {
-      await holder.end();
-    }
-  });
+    }));
 
-  it('are seen by whoever commits an event behind them', async () => {
-    const holder = new pg.Client({ connectionString: postgres.url });
-    await holder.connect();
-    try {
-      await holder.query('BEGIN');
-      const run: Database['run'] = async (statement, values) =>
-        (await holder.query({ ...statement, values: [...values] })).rows;
-      const granting = { run, transaction: (work: (r: Database['run']) => Promise<never>) => work(run) } as never;
-      const { newest } = await openReadLeases({ database: granting, schema, leaseMs }).grant(a, 0n);
+  it('are seen by whoever commits an event behind them', () =>
+    held(async (run, commit) => {
+      const { newest } = await openReadLeases({ database: { ...database, run }, schema, leaseMs }).grant(a, 0n);
       const appended = append('w');
       await untilOneWaits();
-      await holder.query('COMMIT');
+      await commit();
       const event = await appended;
       expect(event).toBeGreaterThan(newest);
       expect(await unaware(event)).toEqual(['a']);
-    } finally {
-      await holder.end();
-    }
-  });
+    }));
 });
 
 describe('a lease on reading', () => {
