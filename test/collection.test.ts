@@ -22,15 +22,15 @@ const times = ['--grace', '2s', '--quarantine', '1s', '--visibility-bound', '500
 
 describeWith(describe, 'the collection', temporal, ({ address, namespace }) => {
   const dataDir = tempDir('collection');
+  const clusters = join(tempDir('clusters'), 'clusters.yaml');
   let service: RunningService;
   let connection: Connection;
   let client: Client;
   let store: ReturnType<typeof openHttpStore>;
 
   beforeAll(async () => {
-    const clusters = join(tempDir('clusters'), 'clusters.yaml');
     const dev = `name: dev, address: "${address}", namespaces: [${namespace}], request-timeout-seconds: 1`;
-    writeFileSync(clusters, `clusters: [{ ${dev} }]\n`);
+    writeFileSync(clusters, `clusters: [{ ${dev}, ui-address: "http://127.0.0.1:8233/" }]\n`);
     const args = ['--unsafe-times', ...times, '--clusters', clusters, '--collect', namespace];
     service = await startService({ dataDir, args: [...args, '--collect-max-percent', '100'] });
     connection = await Connection.connect({ address });
@@ -96,8 +96,11 @@ describeWith(describe, 'the collection', temporal, ({ address, namespace }) => {
     await moreRounds(8);
     expect((await stored()).sort()).toEqual([...heldKeys, pinnedKey].sort());
     // asked for in the catalog: a read would be a touch
-    const explained = await lps({ dataDir }, 'gc', 'explain', heldKeys[0] ?? '');
+    const explained = await lps({ dataDir }, 'gc', 'explain', heldKeys[0] ?? '', '--clusters', clusters);
     expect(explained.out).toMatch(/state {6}live[\s\S]*held by {4}(run held|schedule rare)/);
+    expect(explained.out).toMatch(
+      /^ +http:\/\/127\.0\.0\.1:8233\/namespaces\/[^/]+\/(workflows\/held|schedules\/rare)/m,
+    );
     const history = await held.fetchHistory();
     expect(history.events?.length).toBeGreaterThan(1);
     for (const key of heldKeys) {

@@ -199,17 +199,24 @@ function addExplain(gc: Command, terminal: Terminal): void {
   const command = gc
     .command('explain')
     .summary('Say why a blob is kept, or when it will go.')
-    .description('Say what is known of a blob: its state, its last use, who holds it, pins, and what is still missing.')
+    .description(
+      'Say what is known of a blob: its state, its last use, who holds it, pins, and what is still missing. With the clusters ' +
+        'file, and "ui-address" in it, each holder has a link to Temporal’s Web UI.',
+    )
     .argument('<key>', 'its key')
     .option('--json', 'print one JSON object');
   addCatalogTarget(command, 'Collection').action((text: string, flags: { json?: boolean }) =>
-    onCollection(command, terminal, async ({ catalog, config, judging, print }) => {
+    onCollection(command, terminal, async ({ catalog, clusters, config, judging, print }) => {
       const key = parseKey(text);
+      const { holderLink } = await import('../lifecycle/holders/holder-link.js');
       const { judge } = await import('../lifecycle/judge.js');
       const { brakesOn } = await import('../lifecycle/brakes.js');
       const blob = await catalog.blob(key);
       if (blob === undefined) throw new LpsError('BLOB_NOT_FOUND', 'the catalog does not know this blob');
-      const holders = await catalog.holdersOf(key, 100);
+      const holders = (await catalog.holdersOf(key, 100)).map((one) => {
+        const uiAddress = clusters.find(({ name }) => name === one.namespace.cluster)?.uiAddress;
+        return uiAddress === undefined ? one : { ...one, link: holderLink(uiAddress, one.namespace.name, one.holder) };
+      });
       const pins = await catalog.pins(text);
       const { missing = [] } = await judge(key.namespace, judging);
       const brakes = brakesOn(await catalog.brakes(), key.namespace);
@@ -217,12 +224,13 @@ function addExplain(gc: Command, terminal: Terminal): void {
       const keptUntil = new Date(blob.touchedAt.getTime() + config.graceMs);
       print(`state      ${blob.state}, ${formatBytes(blob.size)}`);
       print(`last use   ${blob.touchedAt.toISOString()}; kept for that until ${keptUntil.toISOString()}`);
-      for (const { namespace, holder, isByDigestAlone, lostAt } of holders) {
+      for (const { namespace, holder, isByDigestAlone, lostAt, ...shownAt } of holders) {
         const lost = lostAt === undefined ? '' : `, not found any more since ${lostAt.toISOString()}`;
         const how = isByDigestAlone ? `, only its digest was found${lost}` : lost;
         const gone = holder.goneAt === undefined ? '' : `, gone since ${holder.goneAt.toISOString()}`;
         const id = holder.externalId.replaceAll('\n', ' ');
         print(`held by    ${holder.kind} ${id} of ${namespace.cluster}/${namespace.name}${how}${gone}`);
+        if ('link' in shownAt) print(`           ${shownAt.link}`);
       }
       if (holders.length === 0) print('held by    nobody that a mark has seen');
       for (const pin of pins) print(`pinned     ${pin.id} by ${pin.owner}: ${pin.reason}`);

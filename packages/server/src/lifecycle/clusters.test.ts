@@ -53,6 +53,7 @@ describe('the clusters file', () => {
     request-timeout-seconds: 0.5
     claim-free-encodings: [binary/custom]
     accept-server-versions: ["1.33"]
+    ui-address: https://temporal.example.com/ui/
   - { name: b, address: "[::1]:7234", namespaces: all }`);
     expect(first).toEqual({
       name: 'production',
@@ -70,6 +71,7 @@ describe('the clusters file', () => {
       requestTimeoutMs: 500,
       claimFreeEncodings: ['binary/custom'],
       acceptServerVersions: ['1.33'],
+      uiAddress: 'https://temporal.example.com/ui',
     });
     expect(second).toEqual({
       name: 'b',

@@ -13,6 +13,7 @@
  *       request-timeout-seconds: 30           # for one answer; a call that may succeed later is repeated for four times that
  *       claim-free-encodings: [binary/custom] # encodings that are not read here, and never hold a claim
  *       accept-server-versions: ["1.33"]
+ *       ui-address: https://temporal.example.com   # of its Web UI, for links
  *
  * Secrets stand in files of their own. Paths are relative to the clusters file.
  */
@@ -51,6 +52,8 @@ export interface ClusterSettings {
   readonly claimFreeEncodings: readonly string[];
   /** `1.33`: taken for known, besides those that are. */
   readonly acceptServerVersions: readonly string[];
+  /** Of its Web UI, without a slash at the end; absent: no links are shown. */
+  readonly uiAddress?: string;
 }
 
 const maxClusters = 100;
@@ -128,6 +131,11 @@ const clusterSchema = z
     'accept-server-versions': names(
       z.string('must be a text, in quotes: 1.30 as a number is 1.3').regex(/^\d+\.\d+$/, 'must be as "1.33"'),
     ).default([]),
+    'ui-address': z
+      .url({ protocol: /^https?$/, error: 'must be a URL, such as https://temporal.example.com' })
+      .max(1000)
+      .transform((url) => url.replace(/\/+$/, ''))
+      .optional(),
   })
   .superRefine((cluster, context) => {
     if (cluster['api-key-file'] === undefined || cluster.tls !== false || isLoopback(hostOf(cluster.address))) return;
@@ -185,6 +193,7 @@ class NamedFiles {
 
 async function settingsOf(parsed: ParsedCluster, where: string, files: NamedFiles): Promise<ClusterSettings> {
   const { 'api-key-file': keyFile, 'blob-namespaces': blobNamespaces, 'request-timeout-seconds': timeout } = parsed;
+  const { 'ui-address': uiAddress } = parsed;
   // a key alone asks for TLS
   const tls = await tlsOf(parsed.tls ?? keyFile !== undefined, `${where}.tls`, files);
   return {
@@ -199,6 +208,7 @@ async function settingsOf(parsed: ParsedCluster, where: string, files: NamedFile
     ...(timeout === undefined ? {} : { requestTimeoutMs: timeout * 1000 }),
     claimFreeEncodings: parsed['claim-free-encodings'],
     acceptServerVersions: parsed['accept-server-versions'],
+    ...(uiAddress === undefined ? {} : { uiAddress }),
   };
 }
 
