@@ -159,6 +159,33 @@ describe('deposit and redeem', () => {
     expect(probe.calls).toHaveLength(1);
   });
 
+  it('report a blob that was taken down at once, and take its upload for done no more', async () => {
+    const probe = new Probe();
+    probe.protectMs = 3_600_000;
+    const check = probe.check({ cacheBytes: 0 });
+    const payload = payloadOf();
+    const claim = await check.deposit(payload);
+    probe.before = failing('BLOB_TAKEN_DOWN', 1);
+    await expect(check.redeem(claim)).rejects.toMatchObject({ code: 'BLOB_TAKEN_DOWN' });
+    expect(probe.count('get')).toBe(1);
+    await check.deposit(payload);
+    expect(probe.count('put')).toBe(2);
+  });
+
+  it('keep nothing in memory of a blob whose upload is blocked', async () => {
+    const probe = new Probe();
+    const check = probe.check();
+    const payload = payloadOf(1000);
+    const claim = await check.deposit(payload);
+    await check.redeem(claim);
+    expect(probe.count('get')).toBe(0);
+    probe.before = failing('BLOB_BLOCKED', 1);
+    await expect(check.deposit(payload)).rejects.toMatchObject({ code: 'BLOB_BLOCKED' });
+    expect(probe.count('put')).toBe(2);
+    await check.redeem(claim);
+    expect(probe.count('get')).toBe(1);
+  });
+
   it('refuse a claim whose key and digest differ', async () => {
     const check = new Probe().check();
     const [a, b] = [await check.deposit(payloadOf()), await check.deposit(payloadOf())];

@@ -186,7 +186,7 @@ export class ClaimCheck {
         return;
       }
       const put = () => this.#store.put(key, data, { digest, size }, { signal, ...(overwrite ? { overwrite } : {}) });
-      const { protectedUntil } = await this.#slots.run(signal, put);
+      const { protectedUntil } = await this.#slots.run(signal, () => this.#unlessErased(key, put));
       this.#known.note(key, protectedUntil);
     };
     await this.#retry(attempt, 'put', controller, deadlineMs);
@@ -208,10 +208,9 @@ export class ClaimCheck {
   }
 
   async #fetch(claim: Claim, key: string, signal: AbortSignal): Promise<Uint8Array> {
-    const found = await this.#store.get(key, { signal });
+    const found = await this.#unlessErased(key, () => this.#store.get(key, { signal }));
     if (found === undefined) {
-      this.#known.forget(key);
-      this.#cache.remove(key);
+      this.#forget(key);
       throw new LpsError('BLOB_NOT_FOUND', 'the store does not have the blob of this claim', { details: { key } });
     }
     const bytes = await readExactly(found, claim, signal);
@@ -219,6 +218,21 @@ export class ClaimCheck {
     this.#known.note(key, found.info.protectedUntil);
     this.#cache.fill(key, bytes.length, () => bytes);
     return bytes;
+  }
+
+  /** Keeps nothing of a blob that was taken down, nor takes its upload for done. */
+  async #unlessErased<T>(key: string, call: () => Promise<T>): Promise<T> {
+    try {
+      return await call();
+    } catch (error) {
+      if (isLpsError(error, 'BLOB_TAKEN_DOWN') || isLpsError(error, 'BLOB_BLOCKED')) this.#forget(key);
+      throw error;
+    }
+  }
+
+  #forget(key: string): void {
+    this.#known.forget(key);
+    this.#cache.remove(key);
   }
 
   #retry<T>(

@@ -34,6 +34,8 @@ export async function problemOf(response: TransportResponse): Promise<LpsError> 
 
 /** For answers that are not ours: a proxy's, or another version's. */
 function codeForStatus(status: number): ErrorCode {
+  if (status === 410) return 'BLOB_TAKEN_DOWN';
+  if (status === 451) return 'BLOB_BLOCKED';
   if (status === 413) return 'BLOB_TOO_LARGE';
   if (status === 416) return 'RANGE_NOT_SATISFIABLE';
   if (status === 408) return 'TOO_SLOW';

@@ -174,6 +174,11 @@ describe('the http store', () => {
     });
     problem(404, 'BLOB_DAMAGED');
     await expect(store.get(key)).rejects.toMatchObject({ code: 'BLOB_DAMAGED' });
+    problem(410, 'BLOB_TAKEN_DOWN');
+    await expect(store.get(key)).rejects.toMatchObject({ code: 'BLOB_TAKEN_DOWN' });
+    await expect(store.head(key)).rejects.toMatchObject({ code: 'BLOB_TAKEN_DOWN' });
+    problem(451, 'BLOB_BLOCKED');
+    await expect(store.put(key, bytes, expected)).rejects.toMatchObject({ code: 'BLOB_BLOCKED' });
   });
 
   it('hands on how long to wait', async () => {
@@ -234,6 +239,8 @@ describe('the http store', () => {
   it('names answers of others by their status, and never takes a wrong address for an absent blob', async () => {
     const codes = {
       404: 'ROUTE_NOT_FOUND',
+      410: 'BLOB_TAKEN_DOWN',
+      451: 'BLOB_BLOCKED',
       413: 'BLOB_TOO_LARGE',
       429: 'RATE_LIMITED',
       502: 'SERVICE_UNREACHABLE',

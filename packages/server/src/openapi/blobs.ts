@@ -76,7 +76,7 @@ const blobPage = z
   .meta({ id: 'BlobPage' });
 
 const ofStore: readonly ErrorCode[] = ['STORE_UNAVAILABLE', 'STORE_REFUSED', 'CATALOG_UNAVAILABLE', 'TRY_AGAIN'];
-const absent: readonly ErrorCode[] = ['BLOB_NOT_FOUND', 'BLOB_DAMAGED'];
+const absent: readonly ErrorCode[] = ['BLOB_NOT_FOUND', 'BLOB_DAMAGED', 'BLOB_TAKEN_DOWN'];
 
 export const putBlob: Operation = {
   id: 'putBlob',
@@ -102,6 +102,8 @@ export const putBlob: Operation = {
       'DIGEST_MISMATCH',
       'SIZE_MISMATCH',
       'BLOB_NOT_FOUND',
+      'BLOB_TAKEN_DOWN',
+      'BLOB_BLOCKED',
       'TOO_SLOW',
       'LENGTH_REQUIRED',
       'BLOB_TOO_LARGE',

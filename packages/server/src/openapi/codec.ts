@@ -54,7 +54,7 @@ const words: Readonly<Record<CodecVerb, { readonly summary: string; readonly des
 
 const errors: readonly ErrorCode[] = [
   ...(['INVALID_KEY', 'INVALID_METADATA', 'INVALID_CLAIM', 'DIGEST_MISMATCH', 'SIZE_MISMATCH', 'FORBIDDEN'] as const),
-  ...(['BLOB_NOT_FOUND', 'BLOB_DAMAGED', 'CONFIG_INVALID', 'BLOB_TOO_LARGE', 'NOT_SUPPORTED'] as const),
+  ...(['BLOB_NOT_FOUND', 'BLOB_DAMAGED', 'BLOB_BLOCKED', 'CONFIG_INVALID', 'BLOB_TOO_LARGE', 'NOT_SUPPORTED'] as const),
   ...(['OVERLOADED', 'TRY_AGAIN', 'STORE_UNAVAILABLE', 'STORE_REFUSED', 'CATALOG_UNAVAILABLE'] as const),
   ...(['SERVICE_UNREACHABLE', 'TOO_SLOW', 'STORE_FULL'] as const),
 ];

@@ -101,6 +101,7 @@ export const beginUpload: Operation = {
   },
   errors: [
     ...(['SIZE_MISMATCH', 'BLOB_NOT_FOUND', 'BLOB_DAMAGED', 'BLOB_TOO_LARGE', 'NOT_SUPPORTED'] as const),
+    ...(['BLOB_TAKEN_DOWN', 'BLOB_BLOCKED'] as const),
     ...(['STORE_UNAVAILABLE', 'STORE_REFUSED', 'CATALOG_UNAVAILABLE', 'TRY_AGAIN'] as const),
   ],
 };
@@ -116,7 +117,7 @@ export const completeUpload: Operation = {
     200: { description: 'It was before.', body: storedBlob },
   },
   errors: [
-    ...(['UPLOAD_NOT_FOUND', 'UPLOAD_INCOMPLETE', 'NOT_SUPPORTED'] as const),
+    ...(['UPLOAD_NOT_FOUND', 'UPLOAD_INCOMPLETE', 'NOT_SUPPORTED', 'BLOB_TAKEN_DOWN', 'BLOB_BLOCKED'] as const),
     ...(['STORE_UNAVAILABLE', 'STORE_REFUSED', 'CATALOG_UNAVAILABLE', 'TRY_AGAIN'] as const),
   ],
 };
