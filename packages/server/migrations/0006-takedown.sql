@@ -52,8 +52,9 @@ CREATE TABLE takedown (
   completed_at timestamptz,
   -- the last event of its acceptance
   event bigint,
-  -- of its acceptance: transactions that began before may have been missed by it
+  -- of its acceptance: a transaction below this one may have been missed by it, and so may a row of before that time
   xact xid8,
+  looked_at timestamptz,
   -- what it waits for or could not do, for people
   problem text,
   receipt text
@@ -69,11 +70,20 @@ CREATE TABLE takedown_blob (
   -- null for an object that the catalog did not know, until it is accepted
   blob_id bigint,
   size bigint NOT NULL,
+  -- that stood there under this name before, with versions and delete markers
+  objects integer NOT NULL DEFAULT 0,
   erased_at timestamptz,
   PRIMARY KEY (takedown_id, physical_key)
 );
 CREATE INDEX takedown_blob_name ON takedown_blob (physical_key);
 CREATE INDEX takedown_blob_id ON takedown_blob (blob_id);
+
+-- What Temporal said that the runs hold which a takedown means.
+CREATE TABLE takedown_digest (
+  takedown_id uuid NOT NULL REFERENCES takedown,
+  digest bytea NOT NULL CHECK (length(digest) = 32),
+  PRIMARY KEY (takedown_id, digest)
+);
 
 -- What may not be uploaded again: under one prefix ('' for none), or under any.
 CREATE TABLE block (
