@@ -128,18 +128,28 @@ describe('leases on reading, on PostgreSQL', () => {
     }));
 });
 
+/** Both clocks show the same; `asleepMs`: the steady one stood still meanwhile. */
+const at = (ms: number, asleepMs = 0) => ({ steadyMs: ms - asleepMs, wallMs: ms });
+
 describe('a lease on reading', () => {
   it('lasts from when it was asked for, and only once all is applied that was known then', () => {
     const lease = new ReadLease(5n);
-    expect(lease.isFresh(0)).toBe(false);
-    expect(lease.granted(1000, { newest: 7n, leaseMs: 100 })).toBe(false);
-    expect(lease.isFresh(1001)).toBe(false);
+    expect(lease.isFresh(at(0))).toBe(false);
+    expect(lease.granted(at(1000), { newest: 7n, leaseMs: 100 })).toBe(false);
+    expect(lease.isFresh(at(1001))).toBe(false);
     lease.applied(6n);
     lease.applied(7n);
-    expect(lease.granted(1000, { newest: 7n, leaseMs: 100 })).toBe(true);
-    expect([lease.isFresh(1099), lease.isFresh(1100), lease.endsInMs(1040)]).toEqual([true, false, 60]);
+    expect(lease.granted(at(1000), { newest: 7n, leaseMs: 100 })).toBe(true);
+    expect([lease.isFresh(at(1099)), lease.isFresh(at(1100)), lease.endsInMs(at(1040))]).toEqual([true, false, 60]);
     lease.restarted(9n);
-    expect([lease.isFresh(1050), lease.cursor]).toEqual([false, 9n]);
+    expect([lease.isFresh(at(1050)), lease.cursor]).toEqual([false, 9n]);
+  });
+
+  it('is over when the machine has slept through its end, and when either clock says so', () => {
+    const lease = new ReadLease(0n);
+    lease.granted(at(1000), { newest: 0n, leaseMs: 100 });
+    expect([lease.isFresh(at(1100, 90)), lease.isFresh(at(1099, 90))]).toEqual([false, true]);
+    expect(lease.isFresh({ steadyMs: 1100, wallMs: 500 })).toBe(false);
   });
 
   it('is never believed in after the other side has stopped waiting for it, whatever the order and the delays', () => {
@@ -163,10 +173,10 @@ describe('a lease on reading', () => {
             leaseUntilMs = Math.max(leaseUntilMs, nowMs + 100);
             const answer = { newest, leaseMs: 100 };
             nowMs += ms;
-            lease.granted(sentAtMs, answer);
+            lease.granted(at(sentAtMs), answer);
           }
           const isWaitedFor = leaseUntilMs > nowMs && told < newest;
-          const servesOld = lease.isFresh(nowMs) && lease.cursor < newest;
+          const servesOld = lease.isFresh(at(nowMs)) && lease.cursor < newest;
           expect(servesOld && !isWaitedFor).toBe(false);
         }
       }),
