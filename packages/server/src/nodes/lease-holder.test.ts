@@ -104,6 +104,8 @@ interface World {
   readonly holder: LeaseHolder;
   /** Ends the pause that the holder makes, if it makes one. */
   readonly elapse: () => void;
+  /** How long the pauses were to be that it made. */
+  readonly pausesMs: number[];
 }
 
 function world({ pageSize = 2, cursor }: { pageSize?: number; cursor?: bigint } = {}): World {
@@ -111,6 +113,7 @@ function world({ pageSize = 2, cursor }: { pageSize?: number; cursor?: bigint } 
   const granter = new Granter(clocks);
   const wire = new Wire();
   const kept = new Kept(granter);
+  const pausesMs: number[] = [];
   let elapse = (): void => undefined;
   const source: LeaseSource = {
     grant: (told) => wire.call(() => granter.grant(told)),
@@ -123,13 +126,14 @@ function world({ pageSize = 2, cursor }: { pageSize?: number; cursor?: bigint } 
     ...{ source, keeper: kept, leaseMs },
     ...(cursor === undefined ? {} : { cursor }),
     clock: () => ({ steadyMs: clocks.steadyMs, wallMs: clocks.wallMs }),
-    pause: (_, signal) =>
+    pause: (ms, signal) =>
       new Promise((resolve) => {
+        pausesMs.push(ms);
         elapse = resolve;
         signal.addEventListener('abort', () => resolve(), { once: true });
       }),
   });
-  return { clocks, granter, wire, kept, holder, elapse: () => elapse() };
+  return { clocks, granter, wire, kept, holder, elapse: () => elapse(), pausesMs };
 }
 
 /** Lets the holder do all that it can do by itself. */
@@ -191,6 +195,7 @@ describe('the holder of leases on reading', () => {
     for (let count = 0; count < 5; count++) here.granter.append();
     await caughtUp(here);
     expect([here.kept.known, here.kept.cleared, here.granter.cursor]).toEqual([5n, 0, 5n]);
+    expect(Math.max(...here.pausesMs)).toBeLessThan(leaseMs / 4);
     expect(here.holder.state()).toMatchObject({ isFresh: true, cursor: 5n, applied: 5, cleared: 0 });
     await here.holder.close();
   });
