@@ -64,6 +64,14 @@ export interface GetOptions extends CallOptions {
   readonly range?: ByteRange;
 }
 
+export interface CountOptions extends CallOptions {
+  /**
+   * Also what `delete` cannot remove and the bucket lets go of by itself: soft-deleted versions until their days are over,
+   * blocks of uploads that broke off. As far as the bucket lists them.
+   */
+  readonly withUnreachable?: boolean;
+}
+
 export interface ListOptions extends CallOptions {
   /** Only what comes behind this key in the store's order, whether or not it is still there. */
   readonly after?: string;
@@ -131,6 +139,11 @@ export interface BlobStore {
   stat?(keys: readonly string[], options?: CallOptions): Promise<Map<string, BlobInfo>>;
   /** Whether there was one. */
   delete(key: string, options?: CallOptions): Promise<boolean>;
+  /**
+   * How much stands at exactly this name, readable or not: the object, its versions and snapshots, markers of deletions. 0
+   * when `delete` has left nothing. Absent where a `head` tells all.
+   */
+  countVersions?(key: string, options?: CountOptions): Promise<number>;
   /** In the store's own order, always the same. `prefix` is of the object's name, character by character. */
   list(prefix: string, options?: ListOptions): AsyncIterable<BlobInfo>;
   /**

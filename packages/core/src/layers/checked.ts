@@ -44,11 +44,23 @@ export function checked(store: BlobStore): BlobStore {
       parseObjectName(key);
       return store.delete(key, options);
     },
+    ...checkedCount(store),
     ...checkedPresigning(store),
   };
   verifying.add(safe.put);
   verifying.add(safe.get);
   return safe;
+}
+
+function checkedCount(store: BlobStore): Partial<BlobStore> {
+  const { countVersions } = store;
+  if (countVersions === undefined) return {};
+  return {
+    async countVersions(key, options) {
+      parseObjectName(key);
+      return countVersions.call(store, key, options);
+    },
+  };
 }
 
 /** Whoever gets such a request reaches the store past every layer: a GET's bytes are not checked here. */

@@ -22,6 +22,7 @@ export function passThrough(store: BlobStore): BlobStore {
     delete: (key, options) => store.delete(key, options),
     list: (prefix, options) => store.list(prefix, options),
     ...(store.stat === undefined ? {} : { stat: store.stat.bind(store) }),
+    ...(store.countVersions === undefined ? {} : { countVersions: store.countVersions.bind(store) }),
     ...(store.ready === undefined ? {} : { ready: store.ready.bind(store) }),
     ...(store.settings === undefined ? {} : { settings: store.settings.bind(store) }),
     ...(store.close === undefined ? {} : { close: store.close.bind(store) }),

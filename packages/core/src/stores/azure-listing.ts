@@ -5,7 +5,7 @@ import type {
   ServiceGetPropertiesResponse,
   UserDelegationKey,
 } from '@azure/storage-blob';
-import type { BlobInfo, CallOptions, ListOptions } from '../blob-store.js';
+import type { BlobInfo, CallOptions, CountOptions, ListOptions } from '../blob-store.js';
 import { readAll } from '../body.js';
 import { isLpsError, LpsError } from '../errors.js';
 import type { SendToAccount } from './azure-request.js';
@@ -33,6 +33,8 @@ export interface ContainerListing {
   blobs(prefix: string, options: ListOptions): AsyncIterable<BlobInfo>;
   /** Of exactly this name, without the readable blob itself. */
   kept(name: string, options: CallOptions): Promise<KeptBlob[]>;
+  /** Of exactly this name: the blob, its versions, its snapshots, and what is soft-deleted or was never committed. */
+  count(name: string, options: CountOptions): Promise<number>;
   /** Whether the first blob has a version. */
   showsVersions(): Promise<boolean>;
   serviceProperties(options: CallOptions): Promise<ServiceGetPropertiesResponse>;
@@ -80,6 +82,16 @@ export function openAzureListing(sdk: StorageSdk, options: AzureListingOptions):
         else if (versionId) found.push({ versionId });
       }
       return found;
+    },
+
+    async count(name, { signal, withUnreachable = false }) {
+      const unreachable = { includeDeleted: withUnreachable, includeUncommitedBlobs: withUnreachable };
+      const all = { includeVersions: true, includeSnapshots: true, ...unreachable };
+      let count = 0;
+      for await (const blob of blobsOf(container, { prefix: name, ...all, ...abortable(signal) })) {
+        if (blob.name === name) count += 1;
+      }
+      return count;
     },
 
     async showsVersions() {

@@ -12,6 +12,8 @@ interface AzureBlob {
   current?: Kept;
   versions: Kept[];
   snapshots: Kept[];
+  /** Deleted for good, while the account keeps what is deleted. */
+  softDeleted: Kept[];
   /** Staged, and in no list yet. */
   readonly blocks: Map<string, Buffer>;
 }
@@ -20,6 +22,8 @@ export interface AzureModel extends ModelServer {
   readonly blobs: Map<string, AzureBlob>;
   /** Whether the account keeps versions. */
   versioning: boolean;
+  /** Whether the account keeps for some days what is deleted. */
+  softDelete: boolean;
   /** Of the account, as XML. */
   serviceProperties: string;
   /** Of the container. */
@@ -63,6 +67,7 @@ export async function startAzureModel(): Promise<AzureModel> {
   const model: AzureModel = Object.assign(server, {
     blobs,
     versioning: false,
+    softDelete: false,
     serviceProperties: '<?xml version="1.0"?><StorageServiceProperties/>',
     containerHeaders: {},
     corrupt: (bytes: Buffer) => bytes,
@@ -110,7 +115,7 @@ export function refuse(response: ServerResponse, status: number, code: string): 
 }
 
 function blobAt({ blobs }: AzureModel, name: string): AzureBlob {
-  const blob = blobs.get(name) ?? { versions: [], snapshots: [], blocks: new Map() };
+  const blob = blobs.get(name) ?? { versions: [], snapshots: [], softDeleted: [], blocks: new Map() };
   blobs.set(name, blob);
   return blob;
 }
@@ -175,6 +180,7 @@ function remove(
     const list = version === null ? 'snapshots' : 'versions';
     const kept = blob?.[list].filter(({ id }) => id !== (version ?? snapshot)) ?? [];
     if (blob === undefined || kept.length === blob[list].length) return refuse(response, 404, 'BlobNotFound');
+    if (model.softDelete) blob.softDeleted.push(...blob[list].filter((one) => !kept.includes(one)));
     blob[list] = kept;
     return answer(response, 202);
   }
@@ -182,6 +188,7 @@ function remove(
   if (blob.snapshots.length > 0 && request.headers['x-ms-delete-snapshots'] !== 'include') {
     return refuse(response, 409, 'SnapshotsPresent');
   }
+  if (model.softDelete) blob.softDeleted.push(...blob.snapshots, ...(model.versioning ? [] : [blob.current]));
   if (model.versioning) blob.versions.push(blob.current);
   delete blob.current;
   blob.snapshots = [];
@@ -213,11 +220,15 @@ function entriesOf(name: string, blob: AzureBlob, include: readonly string[], ve
   const entry = ({ bytes }: Kept, more: string): string =>
     `<Blob><Name>${escapeXml(name)}</Name>${more}<Properties><Last-Modified>Mon, 23 Nov 2026 06:00:00 GMT</Last-Modified>` +
     `<Etag>0x1</Etag><Content-Length>${bytes.length}</Content-Length><BlobType>BlockBlob</BlobType></Properties></Blob>`;
-  const { current, versions, snapshots } = blob;
+  const { current, versions, snapshots, softDeleted, blocks } = blob;
   const withVersions = include.includes('versions');
   const version = ({ id }: Kept): string => (versioning && withVersions ? `<VersionId>${id}</VersionId>` : '');
   return [
     ...(include.includes('snapshots') ? snapshots.map((one) => entry(one, `<Snapshot>${one.id}</Snapshot>`)) : []),
+    ...(include.includes('deleted') ? softDeleted.map((one) => entry(one, '<Deleted>true</Deleted>')) : []),
+    ...(include.includes('uncommittedblobs') && current === undefined && blocks.size > 0
+      ? [entry({ id: '', bytes: Buffer.alloc(0) }, '')]
+      : []),
     ...(withVersions ? versions.map((one) => entry(one, `<VersionId>${one.id}</VersionId>`)) : []),
     ...(current === undefined
       ? []

@@ -319,6 +319,26 @@ describe('azure list and delete', () => {
     assert.equal(await store.delete(key), false);
   });
 
+  it('counts what stands at a name, and what is soft-deleted or not committed when that is asked for', async () => {
+    const { model, store } = await withModel({ prefix: 'p' }, (prepared) => {
+      prepared.versioning = true;
+      prepared.softDelete = true;
+    });
+    const { key, bytes, expect } = sample();
+    const counts = async () => [
+      await store.countVersions?.(key),
+      await store.countVersions?.(key, { withUnreachable: true }),
+    ];
+    for (let round = 0; round < 3; round += 1) await store.put(key, bytes, expect, { overwrite: true });
+    model.snapshot(`p${key}`);
+    model.add(`p${key}~0123456789abcdef`, bytes);
+    assert.deepEqual(await counts(), [4, 4]);
+    await store.delete(key);
+    assert.deepEqual(await counts(), [0, 4]);
+    model.blobs.get(`p${key}`)?.blocks.set('a', bytes);
+    assert.deepEqual(await counts(), [0, 5]);
+  });
+
   it('leaves what is put again meanwhile', async () => {
     const { model, store } = await withModel({}, (prepared) => {
       prepared.versioning = true;

@@ -19,6 +19,7 @@ import type {
   Body,
   BucketSettings,
   CallOptions,
+  CountOptions,
   Expected,
   GetOptions,
   ListOptions,
@@ -177,6 +178,10 @@ class AzureStore implements BlobStore {
       if (gone !== undefined) discard(gone.body);
     }
     return removed !== undefined || kept.length > 0;
+  }
+
+  countVersions(key: string, options: CountOptions = {}): Promise<number> {
+    return this.opened.listing.count(this.#prefix + key, options);
   }
 
   list(prefix: string, options: ListOptions = {}): AsyncIterable<BlobInfo> {

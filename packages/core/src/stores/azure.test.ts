@@ -119,6 +119,22 @@ describeWith(describe, 'azure on a server', azurite, (server) => {
     return { finish };
   }
 
+  it('counts blocks that wait for the end of their upload, when that is asked for', async () => {
+    await withStore({ blockBytes: 100_000 }, async (store) => {
+      const blob = sample(1_000_000);
+      const late = await stalledPut(store, blob);
+      const counts = async () => [
+        await store.countVersions?.(blob.key),
+        await store.countVersions?.(blob.key, { withUnreachable: true }),
+      ];
+      assert.deepEqual(await counts(), [0, 1]);
+      await late.finish();
+      assert.deepEqual(await counts(), [1, 1]);
+      await store.delete(blob.key);
+      assert.deepEqual(await counts(), [0, 0]);
+    });
+  });
+
   it('lets the first of two uploads in blocks win, and tells the other that the blob exists', async () => {
     await withStore({ blockBytes: 100_000 }, async (store) => {
       const blob = sample(1_000_000);
@@ -149,7 +165,10 @@ describeWith(describe, 'azure on a server', azurite, (server) => {
       await store.put(neighbour, bytes, expect);
       const container = await openContainer(server);
       await container.getBlobClient(key).createSnapshot();
+      assert.equal(await store.countVersions?.(key), 2);
       assert.equal(await store.delete(key), true);
+      assert.equal(await store.countVersions?.(key), 0);
+      assert.equal(await store.countVersions?.(neighbour), 1);
       const left: string[] = [];
       for await (const { name } of container.listBlobsFlat({ prefix: key, includeSnapshots: true })) left.push(name);
       assert.deepEqual(left, [neighbour]);

@@ -8,11 +8,14 @@ interface Generation {
   readonly bytes: Buffer;
   readonly updated: string;
   timeDeleted?: string;
+  softDeleteTime?: string;
 }
 
 export interface GcsModel extends ModelServer {
   /** By name, the oldest generation first. */
   readonly objects: Map<string, Generation[]>;
+  /** Deleted for good, while the bucket has a soft delete policy. */
+  readonly softDeleted: [name: string, Generation][];
   /** The bucket's description. */
   bucket: Record<string, unknown>;
   /** What happens to bytes between their upload and the disk. */
@@ -37,12 +40,13 @@ export async function startGcsModel(): Promise<GcsModel> {
     if (bucket !== 'bucket') return refuse(response, 404, 'notFound', 'The specified bucket does not exist.');
     if (o === undefined) return answer(response, 200, JSON.stringify(model.bucket));
     if (upload !== undefined) return insert(model, request, response, query);
-    if (name === undefined) return answer(response, 200, JSON.stringify(listOf(objects, query)));
+    if (name === undefined) return answer(response, 200, JSON.stringify(listOf(model, query)));
     return serveObject(model, decodeURIComponent(name), query, request, response);
   };
   const server = await startModelServer(serve);
   const model: GcsModel = Object.assign(server, {
     objects,
+    softDeleted: [],
     bucket: {},
     corrupt: (bytes: Buffer) => bytes,
     serve,
@@ -65,6 +69,11 @@ export function refuse(response: ServerResponse, status: number, reason: string,
 
 function isVersioned({ bucket }: GcsModel): boolean {
   return (bucket.versioning as { enabled?: boolean } | undefined)?.enabled === true;
+}
+
+function keepsDeleted({ bucket }: GcsModel): boolean {
+  const { retentionDurationSeconds = '0' } = (bucket.softDeletePolicy ?? {}) as { retentionDurationSeconds?: string };
+  return Number(retentionDurationSeconds) > 0;
 }
 
 function liveOf({ objects }: GcsModel, name: string): Generation | undefined {
@@ -118,12 +127,13 @@ function serveObject(
     return isMedia ? answer(response, 404, message) : refuse(response, 404, 'notFound', message);
   }
   if (request.method === 'DELETE') {
-    if (wanted === null && isVersioned(model)) object.timeDeleted = new Date().toISOString();
-    else
-      model.objects.set(
-        name,
-        generations.filter((one) => one !== object),
-      );
+    const now = new Date().toISOString();
+    if (wanted === null && isVersioned(model)) object.timeDeleted = now;
+    else {
+      const rest = generations.filter((one) => one !== object);
+      model.objects.set(name, rest);
+      if (keepsDeleted(model)) model.softDeleted.push([name, { ...object, softDeleteTime: now }]);
+    }
     return answer(response, 204);
   }
   if (!isMedia) return answer(response, 200, JSON.stringify(describe(name, object)));
@@ -134,12 +144,15 @@ function serveObject(
   return answer(response, 206, part, { 'content-range': range });
 }
 
-function listOf(objects: GcsModel['objects'], query: URLSearchParams) {
-  const all = [...objects].flatMap(([name, generations]) => generations.map((one) => describe(name, one)));
+function listOf({ objects, softDeleted }: GcsModel, query: URLSearchParams) {
+  const isSoftDeleted = query.get('softDeleted') === 'true';
+  const all = isSoftDeleted
+    ? softDeleted.map(([name, one]) => describe(name, one))
+    : [...objects].flatMap(([name, generations]) => generations.map((one) => describe(name, one)));
   const offset = query.get('pageToken') ?? query.get('startOffset') ?? '';
   const items = all
     .filter(({ name }) => name.startsWith(query.get('prefix') ?? '') && byBytes(name, offset) >= 0)
-    .filter(({ timeDeleted }) => query.get('versions') === 'true' || timeDeleted === undefined)
+    .filter(({ timeDeleted }) => isSoftDeleted || query.get('versions') === 'true' || timeDeleted === undefined)
     .sort((a, b) => byBytes(a.name, b.name));
   const size = Math.min(pageSize, Number(query.get('maxResults') ?? pageSize));
   const next = items[size]?.name;
@@ -147,7 +160,7 @@ function listOf(objects: GcsModel['objects'], query: URLSearchParams) {
   return { ...(items.length === 0 ? {} : { items: items.slice(0, size) }), ...(next && { nextPageToken: next }) };
 }
 
-function describe(name: string, { generation, bytes, updated, timeDeleted }: Generation) {
+function describe(name: string, { generation, bytes, updated, timeDeleted, softDeleteTime }: Generation) {
   return {
     name,
     generation,
@@ -155,6 +168,7 @@ function describe(name: string, { generation, bytes, updated, timeDeleted }: Gen
     updated,
     md5Hash: md5(bytes),
     ...(timeDeleted && { timeDeleted }),
+    ...(softDeleteTime && { softDeleteTime }),
   };
 }
 

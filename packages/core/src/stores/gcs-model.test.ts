@@ -293,6 +293,22 @@ describe('gcs list and delete', () => {
     assert.equal(await store.delete(key), false);
   });
 
+  it('counts what stands at a name, and what is soft-deleted when that is asked for', async () => {
+    const { model, store } = await withModel({ prefix: 'p' });
+    model.bucket = { versioning: { enabled: true }, softDeletePolicy: { retentionDurationSeconds: '604800' } };
+    const { key, bytes, expect } = sample();
+    for (let round = 0; round < 3; round += 1) await store.put(key, bytes, expect, { overwrite: true });
+    model.add(`p${key}~0123456789abcdef`, bytes);
+    const counts = async () => [
+      await store.countVersions?.(key),
+      await store.countVersions?.(key, { withUnreachable: true }),
+    ];
+    assert.deepEqual(await counts(), [3, 3]);
+    await store.delete(key);
+    assert.deepEqual(await counts(), [0, 3]);
+    assert.equal(await store.countVersions?.(`${key}~0123456789abcdef`, { withUnreachable: true }), 1);
+  });
+
   it('does not mind that another deletes at the same time', async () => {
     const { model, store } = await withModel();
     const { key, bytes } = sample();

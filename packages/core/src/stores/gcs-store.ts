@@ -18,6 +18,7 @@ import type {
   Body,
   BucketSettings,
   CallOptions,
+  CountOptions,
   Expected,
   GetOptions,
   ListOptions,
@@ -71,6 +72,8 @@ interface GcsObject {
   readonly generation: string;
   /** When it stopped being the readable one. */
   readonly timeDeleted?: string;
+  /** When it was deleted for good, but for the bucket's soft delete policy. */
+  readonly softDeleteTime?: string;
   readonly md5Hash?: string;
 }
 
@@ -171,9 +174,7 @@ class GcsStore implements BlobStore {
 
   async delete(key: string, options: CallOptions = {}): Promise<boolean> {
     const name = this.#prefix + key;
-    const generations: GcsObject[] = [];
-    const query = { versions: 'true', prefix: name, fields: 'items(name,generation,timeDeleted),nextPageToken' };
-    for await (const object of this.#objects(query, options)) if (object.name === name) generations.push(object);
+    const generations = await this.#generations(name, { versions: 'true' }, options);
     // one that breaks off leaves what a head still sees
     generations.sort((a, b) => Number(a.timeDeleted === undefined) - Number(b.timeDeleted === undefined));
     for (const { generation, timeDeleted } of generations) {
@@ -181,6 +182,15 @@ class GcsStore implements BlobStore {
       await this.#deleteGeneration(name, generation, options);
     }
     return generations.length > 0;
+  }
+
+  async countVersions(key: string, options: CountOptions = {}): Promise<number> {
+    const name = this.#prefix + key;
+    const { length } = await this.#generations(name, { versions: 'true' }, options);
+    if (options.withUnreachable !== true) return length;
+    const softDeleted = await this.#generations(name, { softDeleted: 'true' }, options);
+    // a server that does not know the question lists what is live
+    return length + softDeleted.filter(({ softDeleteTime }) => softDeleteTime !== undefined).length;
   }
 
   async *list(prefix: string, options: ListOptions = {}): AsyncIterable<BlobInfo> {
@@ -233,6 +243,16 @@ class GcsStore implements BlobStore {
     } catch (error) {
       if (!saysNotFound(error)) throw error; // another was faster
     }
+  }
+
+  /** Of exactly this name. */
+  async #generations(name: string, which: GcsRequest['query'], options: CallOptions): Promise<GcsObject[]> {
+    const found: GcsObject[] = [];
+    const fields = 'items(name,generation,timeDeleted,softDeleteTime),nextPageToken';
+    for await (const object of this.#objects({ ...which, prefix: name, fields }, options)) {
+      if (object.name === name) found.push(object);
+    }
+    return found;
   }
 
   async *#objects(query: GcsRequest['query'], { signal }: CallOptions): AsyncIterable<GcsObject> {

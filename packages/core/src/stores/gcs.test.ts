@@ -87,8 +87,12 @@ describeWith(describe, 'gcs on a server', memory, (server) => {
     const generations = async (): Promise<number> =>
       ((await (await fetch(list)).json()) as { items?: unknown[] }).items?.length ?? 0;
     assert.equal(await generations(), 4, 'three, and the neighbour');
+    assert.equal(await store.countVersions?.(key), 3);
     assert.equal(await store.delete(key), true);
     assert.equal(await generations(), 1);
+    assert.equal(await store.countVersions?.(key), 0);
+    // it knows nothing of soft deletion, and lists what is live when it is asked for it
+    assert.equal(await store.countVersions?.(neighbour, { withUnreachable: true }), 1);
     assert.equal(await store.head(key), undefined);
     assert.equal(await store.delete(key), false);
     assert.equal((await store.head(neighbour))?.size, 1000);

@@ -30,8 +30,8 @@ export interface ListingOptions {
   readonly bucket: string;
   /** Of every name. */
   readonly prefix: string;
-  /** Whether there is an object of exactly this name. */
-  isThere(name: string, options: CallOptions): Promise<boolean>;
+  /** Whether there is an object of exactly this name, or this version of it, which may be a marker. */
+  isThere(name: string, options: CallOptions, versionId?: string): Promise<boolean>;
 }
 
 export function openListing({ sdk, client }: OpenedSdk, settings: ListingOptions): BucketListing {
@@ -87,21 +87,31 @@ export function openListing({ sdk, client }: OpenedSdk, settings: ListingOptions
 
     async versions(key, options) {
       await slash.probe(options);
-      const listed = slash.listed(ownPrefix + key);
-      const found: ObjectVersion[] = [];
-      let next: VersionPage | undefined = {};
-      while (next !== undefined) {
-        const input: ListObjectVersionsCommandInput = { Bucket: bucket, Prefix: listed, EncodingType: 'url', ...next };
-        const command = new sdk.ListObjectVersionsCommand(input);
-        const page: ListObjectVersionsCommandOutput = await ask(options, (http) => client.send(command, http));
-        found.push(...versionsOf(page, listed));
-        // to the last page: the prefix is a whole key, so there is little else
-        next = page.IsTruncated ? pageAfter(page) : undefined;
-      }
-      // S3 lists the newest first
-      return found.reverse();
+      const name = ownPrefix + key;
+      const found = await versionsAt(slash.listed(name), options);
+      if (slash.isKnown || found.length > 0 || !name.startsWith('/')) return found;
+      // every object is hidden, or gone
+      const others = await versionsAt(name.slice(1), options);
+      const [other] = others;
+      const isOurs = other !== undefined && (await settings.isThere(name, options, other.versionId));
+      return isOurs ? others : [];
     },
   };
+
+  async function versionsAt(listed: string, options: CallOptions): Promise<ObjectVersion[]> {
+    const found: ObjectVersion[] = [];
+    let next: VersionPage | undefined = {};
+    while (next !== undefined) {
+      const input: ListObjectVersionsCommandInput = { Bucket: bucket, Prefix: listed, EncodingType: 'url', ...next };
+      const command = new sdk.ListObjectVersionsCommand(input);
+      const page: ListObjectVersionsCommandOutput = await ask(options, (http) => client.send(command, http));
+      found.push(...versionsOf(page, listed));
+      // to the last page: the prefix is a whole key, so there is little else
+      next = page.IsTruncated ? pageAfter(page) : undefined;
+    }
+    // S3 lists the newest first
+    return found.reverse();
+  }
 }
 
 type PageInput = Pick<ListObjectsV2CommandInput, 'Prefix' | 'StartAfter' | 'ContinuationToken' | 'MaxKeys'>;
@@ -119,6 +129,10 @@ class LeadingSlash {
     readonly listPage: (input: PageInput, options: CallOptions) => Promise<ListObjectsV2CommandOutput>,
   ) {
     if (!`${settings.prefix}/`.startsWith('/')) this.#isDropped = false;
+  }
+
+  get isKnown(): boolean {
+    return this.#isDropped !== undefined;
   }
 
   async probe({ signal }: CallOptions): Promise<void> {

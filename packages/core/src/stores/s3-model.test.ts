@@ -37,6 +37,7 @@ interface S3Model {
   nameOf: (name: string) => string;
   /** Serves a request as S3 would. */
   serve: Handler;
+  serveList: Handler;
   stop(): Promise<void>;
 }
 
@@ -45,7 +46,7 @@ async function startModel(): Promise<S3Model> {
     request.on('error', () => {});
     const { searchParams: query } = new URL(request.url ?? '', 'http://model');
     if (['list-type', 'versioning', 'versions', 'lifecycle', 'object-lock'].some((name) => query.has(name))) {
-      (model.listFaults.shift() ?? (() => answer(response, 200, documentFor(model, query))))(request, response);
+      (model.listFaults.shift() ?? model.serveList)(request, response);
     } else {
       model.seen.push(request);
       (model.faults.shift() ?? model.serve)(request, response);
@@ -62,6 +63,9 @@ async function startModel(): Promise<S3Model> {
     versions: [],
     nameOf: (name) => name,
     serve: (request, response) => void serveObject(model, request, response),
+    serveList: ({ url = '' }, response) => {
+      answer(response, 200, documentFor(model, new URL(url, 'http://model').searchParams));
+    },
     async stop() {
       server.closeAllConnections();
       server.close();
@@ -458,6 +462,23 @@ describe('s3 list and delete', () => {
     assert.equal(await store.delete(key), true);
     const deleted = model.seen.flatMap(({ method, url }) => (method === 'DELETE' ? [url?.split('?')[1]] : []));
     assert.deepEqual(deleted, ['versionId=v1', 'versionId=v2'], 'the marker last');
+  });
+
+  it('counts the object alone where the server has no versions, and does not guess where it may not ask', async () => {
+    const { model, store } = await withModel();
+    const { key, bytes } = sample();
+    model.objects.set(key, bytes);
+    const unknown = [failing(405, 'MethodNotAllowed'), failing(501, 'NotImplemented')];
+    await readList(store, ''); // the store learns how names are listed
+    for (const answer of unknown) {
+      model.listFaults.push(answer);
+      assert.equal(await store.countVersions?.(key), 1);
+    }
+    model.objects.delete(key);
+    model.listFaults.push(failing(501, 'NotImplemented'));
+    assert.equal(await store.countVersions?.(key), 0);
+    model.listFaults.push(failing(403, 'AccessDenied'));
+    await failure(store.countVersions?.(key) ?? assert.fail(), 'STORE_REFUSED');
   });
 
   it('may not know about versions', async () => {

@@ -11,7 +11,7 @@ export interface BucketRequest {
   readonly method: 'PUT' | 'GET' | 'HEAD' | 'DELETE';
   /** The object's name; absent: the bucket itself. */
   readonly name?: string;
-  readonly versionId?: string;
+  readonly versionId?: string | undefined;
   /** Lower-case names. */
   readonly headers?: Readonly<Record<string, string>>;
   readonly body?: Body;

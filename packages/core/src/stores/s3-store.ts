@@ -17,6 +17,7 @@ import type {
   Body,
   BucketSettings,
   CallOptions,
+  CountOptions,
   Expected,
   GetOptions,
   ListOptions,
@@ -33,7 +34,7 @@ import { s3Error } from './s3-errors.js';
 import { type BucketListing, openListing } from './s3-listing.js';
 import { openPresigning } from './s3-presign.js';
 import { bucketSender, type SendToBucket } from './s3-request.js';
-import { type ImportSdk, type OpenedSdk, openSdk } from './s3-sdk.js';
+import { type ImportSdk, isUnanswerable, type OpenedSdk, openSdk } from './s3-sdk.js';
 import { s3Settings } from './s3-settings.js';
 
 const readyForMs = 1_000;
@@ -88,7 +89,7 @@ class S3Store implements BlobStore {
     this.#listing = openListing(opened, {
       bucket: options.bucket,
       prefix: this.#prefix,
-      isThere: async (name, call) => (await this.#find({ method: 'HEAD', name, signal: call.signal })) !== undefined,
+      isThere: (name, call, versionId) => this.#isThere(name, versionId, call),
     });
     const { presignPut, presignGet } = openPresigning({
       ...{ address: opened.address, keys: opened.keys },
@@ -183,6 +184,17 @@ class S3Store implements BlobStore {
     return response !== undefined;
   }
 
+  async countVersions(key: string, options: CountOptions = {}): Promise<number> {
+    try {
+      return (await this.#listing.versions(key, options)).length;
+    } catch (error) {
+      // a server that has no such list keeps no versions; who may not see it cannot know
+      const hasNoList = isUnanswerable(error) && isLpsError(error) && error.details.status !== 403;
+      if (this.#versioned || !hasNoList) throw error;
+      return (await this.head(key, options)) === undefined ? 0 : 1;
+    }
+  }
+
   list(prefix: string, options: ListOptions = {}): AsyncIterable<BlobInfo> {
     return this.#listing.objects(prefix, options);
   }
@@ -230,6 +242,16 @@ class S3Store implements BlobStore {
       const isAbsent = request.method === 'HEAD' || absentCodes.has(error.details.s3Code);
       if (!isAbsent) throw error;
       return undefined;
+    }
+  }
+
+  async #isThere(name: string, versionId: string | undefined, { signal }: CallOptions): Promise<boolean> {
+    try {
+      return (await this.#find({ method: 'HEAD', name, versionId, signal })) !== undefined;
+    } catch (error) {
+      // so S3 answers for a marker
+      if (versionId !== undefined && isLpsError(error) && error.details.status === 405) return true;
+      throw error;
     }
   }
 
