@@ -53,6 +53,7 @@ describe('a token', () => {
     expect(await jwt.verify(await signed({ permissions: ['orders:read'] }))).toEqual({
       id: 'jwt:https://login.example|ada',
       grants: [{ namespaces: ['orders'], rights: ['read', 'decode'] }],
+      expiresAt: expect.any(Date),
     });
     expect((await jwt.verify(await signed())).grants).toEqual([]);
     expect(issuer.asked).toBe(1);

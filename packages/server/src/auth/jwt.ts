@@ -149,9 +149,13 @@ async function verifiedByAny(
 }
 
 function principalOf(payload: JWTPayload, { issuer, policy }: JwtOptions): Principal {
-  const { sub } = payload;
+  const { sub, exp } = payload;
   if (typeof sub !== 'string' || sub === '') throw new errors.JWTInvalid('"sub" must be a text');
-  return { id: `jwt:${printable(issuer)}|${printable(sub)}`, grants: policy.grantsOf(payload as Claims) };
+  return {
+    id: `jwt:${printable(issuer)}|${printable(sub)}`,
+    grants: policy.grantsOf(payload as Claims),
+    ...(exp === undefined ? {} : { expiresAt: new Date(exp * 1000) }),
+  };
 }
 
 /** One line; a long one is cut, and ends with a digest of the whole, so that two of them stay two. */

@@ -62,6 +62,7 @@ const examples: Record<string, Example> = {
   'GET /version': { needs: 'any token', request: () => ({ path: '/version' }) },
   'GET /openapi.json': { needs: 'any token', request: () => ({ path: '/openapi.json' }) },
   'GET /metrics': { needs: 'any token', request: () => ({ path: '/metrics' }) },
+  'GET /v3/access': { needs: 'any token', request: () => ({ path: '/v3/access' }) },
   'GET /v1/blobs/get': {
     needs: { right: 'read' },
     request: () => ({

@@ -19,6 +19,8 @@ export interface Principal {
   /** For limits, logs and the audit: `token:k3v9x2m4`, `jwt:{issuer}|{subject}`, or `anonymous`. One line, printable. */
   readonly id: string;
   readonly grants: readonly Grant[];
+  /** From then on his credential is worth nothing; absent: it does not say. */
+  readonly expiresAt?: Date;
 }
 
 /** Whoever calls where nobody is asked who he is. */

@@ -85,7 +85,8 @@ export function openTokens({ database, schema, log, clock }: TokensOptions): Tok
         throw refusal();
       }
       noteUse(record);
-      return { id: `token:${record.id}`, grants: record.grants };
+      const { grants, expiresAt } = record;
+      return { id: `token:${record.id}`, grants, ...(expiresAt === undefined ? {} : { expiresAt }) };
     },
   };
 }

@@ -19,6 +19,7 @@ import type { WorkflowAdmin } from '../durable/workflow-admin.js';
 import type { Pins } from '../lifecycle/catalog/pins.js';
 import type { Metrics } from '../metrics.js';
 import { describedRoutes, openapiDocument } from '../openapi/document.js';
+import { registerAccess } from '../routes/access.js';
 import { type CodecRoutesOptions, registerCodec } from '../routes/codec.js';
 import { type OperationsOptions, registerOperations } from '../routes/operations.js';
 import { registerPins } from '../routes/pins.js';
@@ -131,6 +132,7 @@ export function createApp(options: AppOptions): App {
   registerV2(app, transfers);
   registerV3(app, transfers, { v1: options.v1, downloadLifetimeMs: options.direct?.downloadLifetimeMs });
   registerUploads(app, transfers, options.direct?.uploads);
+  registerAccess(app);
   if (options.workflows !== undefined) registerWorkflows(app, options.workflows);
   if (options.pins !== undefined) registerPins(app, options.pins);
   if (options.operations !== undefined) registerOperations(app, options.operations, () => openapiDocument(described));

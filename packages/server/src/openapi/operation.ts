@@ -40,6 +40,7 @@ export type Content = z.ZodType | 'octets';
 export const tags = {
   blobs: 'Blobs by their keys.',
   uploads: 'Uploads whose bytes go to the bucket, past the service.',
+  access: 'What a credential allows.',
   pins: 'Blobs that are kept, whether a workflow holds them or not.',
   workflows: 'Durable work of the service, for whoever runs it.',
   codec: 'The codec server, as Temporal’s Web UI and CLI call it. Errors are one line of text there.',
