@@ -359,7 +359,8 @@ class Acceptance {
   }
 }
 
-function tooMany(): LpsError {
+/** More than one takedown can do. */
+export function tooMany(): LpsError {
   return new LpsError(
     'INVALID_ARGUMENT',
     `this means more than ${maxBlobs} blobs: take them down in parts, by a longer prefix or by uploadedFrom and uploadedUntil`,
