@@ -24,6 +24,7 @@ export {
   type TokenSource,
   type Transfer,
 } from './stores/http.js';
+export { problemOf } from './stores/http-answers.js';
 export { type MemoryStoreOptions, memoryStore } from './stores/memory.js';
 export { openS3Store, type S3Credentials, type S3StoreOptions } from './stores/s3.js';
 export * from './transport.js';
