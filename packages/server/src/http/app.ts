@@ -18,6 +18,7 @@ import type { DirectTransfers } from '../direct/direct-transfers.js';
 import type { WorkflowAdmin } from '../durable/workflow-admin.js';
 import type { Pins } from '../lifecycle/catalog/pins.js';
 import type { Metrics } from '../metrics.js';
+import type { RunningReads } from '../nodes/running-reads.js';
 import { describedRoutes, openapiDocument } from '../openapi/document.js';
 import { registerAccess } from '../routes/access.js';
 import { type CodecRoutesOptions, registerCodec } from '../routes/codec.js';
@@ -59,6 +60,8 @@ export interface AppOptions {
   readonly tls?: TlsFiles;
   /** Past the service. Absent: all bytes go through it. */
   readonly direct?: DirectTransfers;
+  /** Where reads are cut off. Absent: nobody ends a read but its client. */
+  readonly reads?: RunningReads | undefined;
   /** Serves `/v3/pins`. */
   readonly pins?: Pins | undefined;
   /** Serves `/v3/workflows`. */
@@ -109,7 +112,8 @@ export function createApp(options: AppOptions): App {
       sendProblem(error, request, reply);
     },
   }) as unknown as FastifyInstance;
-  const transfers = new Transfers(options.store, options.limits, new PaceMonitor(options.pace), options.metrics);
+  const { store, limits, metrics, reads } = options;
+  const transfers = new Transfers(store, limits, new PaceMonitor(options.pace), metrics, reads);
   app.server.maxConnections = options.limits.maxConnections;
   // bodies of blobs are read by nobody but UploadBody
   app.removeContentTypeParser('text/plain');
@@ -136,7 +140,7 @@ export function createApp(options: AppOptions): App {
   if (options.workflows !== undefined) registerWorkflows(app, options.workflows);
   if (options.pins !== undefined) registerPins(app, options.pins);
   if (options.operations !== undefined) registerOperations(app, options.operations, () => openapiDocument(described));
-  if (options.codec !== undefined) registerCodec(app, options.codec);
+  if (options.codec !== undefined) registerCodec(app, options.codec, reads);
   return { server: app, transfers, routes: refuseOtherMethods() };
 }
 

@@ -1,5 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { type ByteRange, hexOf, isBytes, LpsError, parseObjectName, type StoredBlob } from '@large-payload/core';
+import type { RunningRead } from '../nodes/running-reads.js';
 import type { PaceMonitor } from './pace.js';
 
 /** Headers of every answer that carries a blob: bytes that no browser shows, and no cache but ours keeps. */
@@ -22,10 +23,16 @@ export function etagOf(key: string): string | undefined {
 }
 
 /**
- * Sends a body after the head was written. When the bytes turn out wrong, or the store fails, the connection is cut: the
- * reader never sees a clean end. Throws what ended it early, for the log.
+ * Sends a body after the head was written. When the bytes turn out wrong, or the store fails, or the read is cut, so is the
+ * connection: the reader never sees a clean end. Throws what ended it early, for the log.
  */
-export async function sendBody(response: ServerResponse, body: StoredBlob['body'], pace: PaceMonitor): Promise<number> {
+export async function sendBody(
+  response: ServerResponse,
+  body: StoredBlob['body'],
+  pace: PaceMonitor,
+  read?: RunningRead,
+): Promise<number> {
+  read?.onCut((error) => reset(response, error));
   if (isBytes(body)) {
     await endWith(response, body, pace);
     return body.length;
@@ -39,6 +46,7 @@ export async function sendBody(response: ServerResponse, body: StoredBlob['body'
   // written out: a pipeline adds an abort controller and a dozen listeners to every download
   return new Promise((resolve, reject) => {
     body.on('data', (chunk: Uint8Array) => {
+      if (read !== undefined && isCut(read)) return; // a machine that slept has not looked yet
       bytes += chunk.length;
       if (!response.write(chunk)) body.pause();
     });
@@ -69,6 +77,23 @@ function endWith(response: ServerResponse, bytes: Uint8Array, pace: PaceMonitor)
     });
     response.end(bytes);
   });
+}
+
+/** Ends an answer together with what the system still has of it to send. Under TLS that goes out: it was sent before. */
+export function reset(response: ServerResponse, error: LpsError): void {
+  const { socket } = response;
+  const isPlainTcp = socket !== null && !('encrypted' in socket) && socket.remotePort !== undefined;
+  if (isPlainTcp) socket.resetAndDestroy();
+  response.destroy(error);
+}
+
+function isCut(read: RunningRead): boolean {
+  try {
+    read.check();
+    return false;
+  } catch {
+    return true;
+  }
 }
 
 /** The one range of a `Range` header; `undefined` for none, or a form that is not ours (then the whole is sent). */

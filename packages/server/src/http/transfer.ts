@@ -1,7 +1,16 @@
 import type { IncomingMessage } from 'node:http';
-import { type BlobStore, discard, isLpsError, LpsError, type PutResult, type StoredBlob } from '@large-payload/core';
+import {
+  type BlobStore,
+  discard,
+  type GetOptions,
+  isLpsError,
+  LpsError,
+  type PutResult,
+  type StoredBlob,
+} from '@large-payload/core';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Metrics } from '../metrics.js';
+import type { RunningRead, RunningReads } from '../nodes/running-reads.js';
 import type { PaceMonitor } from './pace.js';
 import { blobHeaders, sendBody } from './send-blob.js';
 import { UploadBody } from './upload-body.js';
@@ -13,6 +22,14 @@ export interface TransferLimits {
   readonly maxUploads: number;
 }
 
+/** How an answer that carries a blob begins. */
+export interface BlobHead {
+  readonly status: number;
+  /** Bytes of the body. */
+  readonly length: number;
+  readonly headers?: Readonly<Record<string, string>>;
+}
+
 /** Moves blobs between requests and the store: what every route that carries bytes shares. */
 export class Transfers {
   #uploads = 0;
@@ -22,6 +39,8 @@ export class Transfers {
     readonly limits: TransferLimits,
     readonly pace: PaceMonitor,
     readonly metrics: Metrics,
+    /** Absent: nobody ends a read but its client. */
+    readonly reads?: RunningReads | undefined,
   ) {}
 
   get uploadsInFlight(): number {
@@ -60,12 +79,41 @@ export class Transfers {
     discard(body);
   }
 
-  /** Sends a blob, or a part of it, as the answer. */
-  async send(
+  /**
+   * Reads a blob, or a part of it, and sends it as the answer. Throws BLOB_NOT_FOUND, and what `headOf` throws, before the
+   * answer begins.
+   */
+  async answer(
+    request: FastifyRequest,
+    reply: FastifyReply,
+    { key, ...options }: GetOptions & { readonly key: string },
+    headOf: (blob: StoredBlob) => BlobHead,
+  ): Promise<void> {
+    // until the last byte is out: what is in one piece waits for a slow client in the socket
+    const read = this.reads?.begin(key);
+    try {
+      const blob = await this.store.get(key, options);
+      if (blob === undefined) throw new LpsError('BLOB_NOT_FOUND', 'blob not found');
+      let head: BlobHead;
+      try {
+        read?.check();
+        head = headOf(blob);
+      } catch (error) {
+        discard(blob.body);
+        throw error;
+      }
+      await this.#send(request, reply, blob, head, read);
+    } finally {
+      read?.end();
+    }
+  }
+
+  async #send(
     request: FastifyRequest,
     reply: FastifyReply,
     blob: StoredBlob,
-    head: { status: number; length: number; headers?: Record<string, string> },
+    head: BlobHead,
+    read: RunningRead | undefined,
   ): Promise<void> {
     reply.hijack();
     const { raw } = reply;
@@ -76,7 +124,7 @@ export class Transfers {
       ...head.headers,
     });
     try {
-      const bytes = await sendBody(raw, blob.body, this.pace);
+      const bytes = await sendBody(raw, blob.body, this.pace, read);
       this.metrics.sent(request.routeOptions.url ?? '', bytes);
     } catch (error) {
       request.log.warn({ err: error }, 'the answer broke off');

@@ -19,6 +19,8 @@ import type { Codec, CodecCall } from '../codec/pipeline.js';
 import type { Ownership } from '../codec/references.js';
 import { PaceMonitor } from '../http/pace.js';
 import { queryOf } from '../http/query.js';
+import { reset } from '../http/send-blob.js';
+import type { RunningReads } from '../nodes/running-reads.js';
 import { type CodecVerb, codecOperation, codecQuery } from '../openapi/codec.js';
 
 export interface CodecRoutesOptions {
@@ -43,7 +45,7 @@ const maxSubjects = 100;
 const access = { encode: 'write', decode: 'decode', download: 'decode' } as const;
 
 /** Registers routes and the parser of their bodies; CORS headers are registerCors's, which comes before the gate. */
-export function registerCodec(app: FastifyInstance, options: CodecRoutesOptions): void {
+export function registerCodec(app: FastifyInstance, options: CodecRoutesOptions, reads?: RunningReads): void {
   const { codec, corsOrigins } = options;
   // base64 makes four bytes of three
   const full = Math.ceil((codec.maxResponseBytes * 4) / 3) + MiB;
@@ -75,7 +77,10 @@ export function registerCodec(app: FastifyInstance, options: CodecRoutesOptions)
         if (request.headers.expect !== undefined) reply.raw.writeContinue();
         return body;
       },
-      handler: (request, reply) => answer(request, reply, verb, codec, pace),
+      handler: (request, reply) => {
+        if (verb !== 'encode') endInTime(reply, reads);
+        return answer(request, reply, verb, codec, pace);
+      },
     });
     app.route({
       method: 'OPTIONS',
@@ -179,6 +184,15 @@ function watchReader(reply: FastifyReply, pace: PaceMonitor): void {
     tooSlow: () => void socket?.destroy(),
   });
   endingOf(reply).onEnd(unwatch);
+}
+
+/** What an answer holds of blobs is as old as its beginning. */
+function endInTime(reply: FastifyReply, reads: RunningReads | undefined): void {
+  const { raw } = reply;
+  if (reads === undefined || raw.closed) return; // its client is gone
+  const read = reads.begin();
+  read.onCut((error) => reset(raw, error));
+  endingOf(reply).onEnd(() => read.end());
 }
 
 function requireJson({ headers }: FastifyRequest): void {

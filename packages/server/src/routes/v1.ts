@@ -3,7 +3,7 @@ import { parseDigest, v1ObjectName } from '@large-payload/core';
 import type { FastifyInstance } from 'fastify';
 import { parseQuery, requiredOf } from '../http/query.js';
 import type { Transfers } from '../http/transfer.js';
-import { expectedLength, present, requireOctets } from './v2.js';
+import { expectedLength, ofLength, requireOctets } from './v2.js';
 
 export interface V1Options {
   /** Whose the blobs are: their names do not say it. Absent: whoever may read everything. */
@@ -17,8 +17,7 @@ export function registerV1(app: FastifyInstance, transfers: Transfers, options: 
     requireOctets(request);
     const digest = parseDigest(requiredOf(parseQuery(request.raw.url ?? ''), 'digest'));
     const expected = expectedLength(request);
-    const blob = await transfers.store.get(v1ObjectName(digest));
-    await transfers.send(request, reply, present(blob, expected), { status: 200, length: expected });
+    await transfers.answer(request, reply, { key: v1ObjectName(digest) }, ofLength(expected));
   });
 }
 

@@ -1,6 +1,5 @@
 /** The Go Large Payload Service's API, v2 (docs/wire.md): its own clients work unchanged. */
 import {
-  discard,
   formatKey,
   keyFor,
   LpsError,
@@ -11,7 +10,7 @@ import {
 } from '@large-payload/core';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { parseQuery, requiredOf } from '../http/query.js';
-import type { Transfers } from '../http/transfer.js';
+import type { BlobHead, Transfers } from '../http/transfer.js';
 
 export function registerV2(app: FastifyInstance, transfers: Transfers): void {
   app.head('/v2/health/head', { config: { access: 'public' } }, async (_request, reply) => reply.code(200).send());
@@ -39,8 +38,7 @@ export function registerV2(app: FastifyInstance, transfers: Transfers): void {
     requireOctets(request);
     const expected = expectedLength(request);
     const key = formatKey(parseKey(requiredOf(parseQuery(request.raw.url ?? ''), 'key')));
-    const blob = await transfers.store.get(key);
-    await transfers.send(request, reply, present(blob, expected), { status: 200, length: expected });
+    await transfers.answer(request, reply, { key }, ofLength(expected));
   });
 }
 
@@ -75,12 +73,10 @@ export function expectedLength(request: FastifyRequest): number {
   return Number(header);
 }
 
-/** The blob, if it is there and as long as the client expects. */
-export function present(blob: StoredBlob | undefined, expected: number): StoredBlob {
-  if (blob === undefined) throw new LpsError('BLOB_NOT_FOUND', 'blob not found');
-  if (blob.info.size !== expected) {
-    discard(blob.body);
-    throw new LpsError('SIZE_MISMATCH', `the blob has ${blob.info.size} bytes, not ${expected}`);
-  }
-  return blob;
+/** The answer with a blob, if it is as long as the client expects. */
+export function ofLength(expected: number): (blob: StoredBlob) => BlobHead {
+  return ({ info: { size } }) => {
+    if (size !== expected) throw new LpsError('SIZE_MISMATCH', `the blob has ${size} bytes, not ${expected}`);
+    return { status: 200, length: expected };
+  };
 }

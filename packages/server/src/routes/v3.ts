@@ -75,15 +75,17 @@ export function registerV3(app: FastifyInstance, transfers: Transfers, options: 
     const wantsRange = request.headers.range !== undefined && ifRange(request.headers['if-range'], etag);
     const info = wantsRange ? await store.head(key) : undefined;
     const range = info && parseRange(request.raw, info.size);
-    const blob = await store.get(key, range === undefined ? {} : { range });
-    if (blob === undefined) throw notFound();
     if (range === undefined)
-      return transfers.send(request, reply, blob, { status: 200, length: blob.info.size, headers });
-    return transfers.send(request, reply, blob, {
+      return transfers.answer(request, reply, { key }, ({ info: { size } }) => ({
+        status: 200,
+        length: size,
+        headers,
+      }));
+    return transfers.answer(request, reply, { key, range }, ({ info: { size } }) => ({
       status: 206,
       length: range.end - range.start + 1,
-      headers: { ...headers, 'content-range': `bytes ${range.start}-${range.end}/${blob.info.size}` },
-    });
+      headers: { ...headers, 'content-range': `bytes ${range.start}-${range.end}/${size}` },
+    }));
   });
 
   const asked = { right: 'read', over: (request: FastifyRequest) => namespacesOf(keysToStat(request)) } as const;
