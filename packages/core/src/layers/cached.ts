@@ -4,12 +4,22 @@
  *   get   memory ─► disk, checked by its digest ─► one download for all who ask meanwhile
  *
  * The layer below must be `checked`: only what it delivered to a clean end is kept. Heads are never answered from here,
- * so that an object removed behind our back is noticed. What is forgotten (`forget`, `delete`) is not kept by a read that
- * began before.
+ * so that an object removed behind our back is noticed. What is forgotten (`forget`, `delete`) is not kept by a read or a put
+ * that began before.
  */
 import type { Readable } from 'node:stream';
 import { finished } from 'node:stream/promises';
-import type { BlobInfo, BlobStore, ByteRange, GetOptions, StoredBlob } from '../blob-store.js';
+import type {
+  BlobInfo,
+  BlobStore,
+  Body,
+  ByteRange,
+  Expected,
+  GetOptions,
+  PutOptions,
+  PutResult,
+  StoredBlob,
+} from '../blob-store.js';
 import { discard, isBytes, readAll } from '../body.js';
 import { ByteLru } from '../byte-lru.js';
 import { abortable } from '../concurrency.js';
@@ -20,6 +30,7 @@ import { DiskCache } from './disk-cache.js';
 import { Flight } from './flight.js';
 import { passThrough } from './layer.js';
 import { MemorySpool } from './memory-spool.js';
+import { TeedUpload } from './teed-upload.js';
 
 export interface CacheOptions {
   /** Blobs in this process' memory. */
@@ -30,8 +41,16 @@ export interface CacheOptions {
   };
   /** Blobs in files. Nobody else writes to the directory. About 400 bytes of memory a blob. */
   readonly disk?: { readonly dir: string; readonly maxBytes: number };
+  /** What is put is kept as well, once the layer below has said that it was created. */
+  readonly keepsPuts?: boolean;
+  /** Whether what the layer below has just answered with may be kept. Default: all of it. */
+  mayKeep?(info: BlobInfo): boolean;
   /** Told where each whole read was answered from; `joined`: from a download that was under way. */
   onLookup?(result: Lookup): void;
+  /** Told of each whole read that is answered with a blob. */
+  onServe?(result: Lookup, info: BlobInfo): void;
+  /** Told of each blob that made room for others. */
+  onEvict?(place: 'memory' | 'disk'): void;
   /** Told what went wrong in the disk cache; reads go on without it. */
   onError?(error: unknown): void;
 }
@@ -44,6 +63,8 @@ export interface CachedStore extends BlobStore {
   forget(key: string): void;
   /** Forgets everything. */
   clear(): void;
+  /** Until everything that was forgotten so far is gone from the disk. */
+  settled(): Promise<void>;
   /** What is kept now, in bytes and in blobs. */
   kept(): Readonly<Record<'memory' | 'disk', { readonly bytes: number; readonly blobs: number }>>;
 }
@@ -58,13 +79,15 @@ const maxCopyingBytes = 32 * 1024 * 1024;
 /** Throws what the file system does when the directory cannot be used. */
 export async function cached(store: BlobStore, options: CacheOptions): Promise<CachedStore> {
   const { onError, disk: place } = options;
-  const disk = place && (await DiskCache.open({ ...place, ...(onError && { onError }) }));
+  const onEvict = (): void => options.onEvict?.('disk');
+  const disk = place && (await DiskCache.open({ ...place, ...(onError && { onError }), onEvict }));
   const cache = new Cache(store, options, disk);
   return {
     ...passThrough(store),
     async put(key, body, expect, putOptions) {
       if (putOptions?.overwrite) cache.forget(key);
-      return store.put(key, body, expect, putOptions);
+      if (options.keepsPuts !== true) return store.put(key, body, expect, putOptions);
+      return cache.put(key, body, expect, putOptions);
     },
     get: (key, getOptions = {}) => cache.get(key, getOptions),
     async delete(key, callOptions) {
@@ -81,6 +104,7 @@ export async function cached(store: BlobStore, options: CacheOptions): Promise<C
     },
     forget: (key) => cache.forget(key),
     clear: () => cache.clear(),
+    settled: async () => disk?.settled(),
     kept: () => cache.kept(),
   };
 }
@@ -107,6 +131,12 @@ interface Opening {
   isFound: boolean;
 }
 
+/** An upload that will be kept. */
+interface Putting {
+  readonly key: string;
+  isForgotten: boolean;
+}
+
 class Cache {
   readonly #store: BlobStore;
   readonly #options: CacheOptions;
@@ -121,6 +151,8 @@ class Cache {
   /** Bytes of downloads under way that are kept in memory; at most as many again as the cache has. */
   #gathering = 0;
   #copying = 0;
+  /** As many as there are uploads. */
+  readonly #puts = new Set<Putting>();
   readonly #pending = new Set<Promise<void>>();
 
   constructor(store: BlobStore, options: CacheOptions, disk: DiskCache | undefined) {
@@ -129,7 +161,7 @@ class Cache {
     this.#options = options;
     this.#disk = disk;
     this.#maxEntryBytes = Math.min(options.memory?.maxEntryBytes ?? Math.floor(maxBytes / 16), maxBytes);
-    this.#memory = new ByteLru(maxBytes);
+    this.#memory = new ByteLru(maxBytes, () => options.onEvict?.('memory'));
     this.#once = new ByteLru(maxBytes);
   }
 
@@ -140,12 +172,31 @@ class Cache {
     const hit = this.#memory.get(key);
     if (hit !== undefined) {
       this.#options.onLookup?.('memory');
+      this.#options.onServe?.('memory', hit.info);
       return { info: hit.info, body: wholeOf(hit) };
     }
     const found = await this.#fromDisk(key);
     if (found === undefined) return this.#download(key, options);
     this.#options.onLookup?.('disk');
+    this.#options.onServe?.('disk', found.info);
     return found;
+  }
+
+  async put(key: string, body: Body, expect: Expected, options?: PutOptions): Promise<PutResult> {
+    const info: BlobInfo = { key, size: expect.size };
+    const putting: Putting = { key, isForgotten: false };
+    this.#puts.add(putting);
+    try {
+      if (isBytes(body)) {
+        const result = await this.#store.put(key, body, expect, options);
+        if (result.outcome === 'created' && !putting.isForgotten) this.#keepBoth(key, info, [body]);
+        return result;
+      }
+      if (this.#fitsInMemory(info.size)) return await this.#putByMemory(putting, info, body, expect, options);
+      return await this.#putByDisk(putting, info, body, expect, options);
+    } finally {
+      this.#puts.delete(putting);
+    }
   }
 
   forget(key: string): void {
@@ -153,6 +204,7 @@ class Cache {
     this.#once.delete(key);
     this.#disk?.forget(key);
     this.#forgetDownload(key);
+    for (const putting of this.#puts) if (putting.key === key) putting.isForgotten = true;
   }
 
   clear(): void {
@@ -160,6 +212,7 @@ class Cache {
     this.#once.clear();
     this.#disk?.clear();
     for (const key of [...this.#openings.keys(), ...this.#flights.keys()]) this.#forgetDownload(key);
+    for (const putting of this.#puts) putting.isForgotten = true;
   }
 
   kept(): ReturnType<CachedStore['kept']> {
@@ -217,8 +270,14 @@ class Cache {
   async #download(key: string, options: GetOptions): Promise<StoredBlob | undefined> {
     const flying = this.#flights.get(key);
     const asked = this.#openings.get(key);
-    this.#options.onLookup?.(flying === undefined && asked === undefined ? 'miss' : 'joined');
-    if (flying !== undefined) return bodyOf(flying);
+    const result = flying === undefined && asked === undefined ? 'miss' : 'joined';
+    this.#options.onLookup?.(result);
+    const found = flying === undefined ? await this.#openingOf(key, asked, options) : bodyOf(flying);
+    if (found !== undefined) this.#options.onServe?.(result, found.info);
+    return found;
+  }
+
+  async #openingOf(key: string, asked: Opening | undefined, options: GetOptions): Promise<StoredBlob | undefined> {
     const opening = asked ?? this.#ask(key);
     opening.waiting += 1;
     try {
@@ -247,6 +306,8 @@ class Cache {
     opening.isFound = true;
     if (found === undefined) return undefined;
     const { info, body } = found;
+    const mayKeep = this.#options.mayKeep?.(info) ?? true;
+    if (!mayKeep && !opening.isForgotten) return found;
     const flight = isBytes(body)
       ? undefined
       : (this.#inMemory(key, info, body) ?? (await this.#onDisk(key, info, body)));
@@ -276,7 +337,7 @@ class Cache {
 
   #inMemory(key: string, info: BlobInfo, body: Readable): Flight | undefined {
     const { size } = info;
-    if (size > this.#maxEntryBytes || this.#gathering + size > this.#memory.maxBytes) return undefined;
+    if (!this.#fitsInMemory(size)) return undefined;
     this.#gathering += size;
     const spool = new MemorySpool();
     const flight: Flight = new Flight(info, body, spool, {
@@ -308,6 +369,55 @@ class Cache {
       },
     });
     return flight;
+  }
+
+  #fitsInMemory(size: number): boolean {
+    return size <= this.#maxEntryBytes && this.#gathering + size <= this.#memory.maxBytes;
+  }
+
+  async #putByMemory(
+    putting: Putting,
+    info: BlobInfo,
+    source: Readable,
+    expect: Expected,
+    options: PutOptions | undefined,
+  ): Promise<PutResult> {
+    const spool = new MemorySpool();
+    const teed = new TeedUpload(source, spool);
+    this.#gathering += info.size;
+    try {
+      const result = await this.#store.put(info.key, teed.body, expect, options);
+      const isWhole = result.outcome === 'created' && (await teed.copied()) === info.size;
+      if (isWhole && !putting.isForgotten) this.#keepBoth(info.key, info, spool.chunks);
+      return result;
+    } finally {
+      this.#gathering -= info.size;
+    }
+  }
+
+  /** The file has its name only when the layer below has the blob. */
+  async #putByDisk(
+    putting: Putting,
+    info: BlobInfo,
+    source: Readable,
+    expect: Expected,
+    options: PutOptions | undefined,
+  ): Promise<PutResult> {
+    const spool = await this.#disk?.begin(info.key, info.size);
+    if (spool === undefined) return this.#store.put(info.key, source, expect, options);
+    const teed = new TeedUpload(source, spool.file);
+    const over = async (isKept: boolean): Promise<void> => {
+      if ((await teed.copied()) === info.size && isKept && !putting.isForgotten) await spool.keep();
+      await spool.file.close();
+    };
+    try {
+      const result = await this.#store.put(info.key, teed.body, expect, options);
+      this.#track(over(result.outcome === 'created'));
+      return result;
+    } catch (error) {
+      this.#track(over(false));
+      throw error;
+    }
   }
 
   #landed(key: string, flight: Flight): void {

@@ -22,6 +22,8 @@ export interface DiskCacheOptions {
   readonly maxBytes: number;
   /** Told what went wrong; reads go on without the disk. */
   onError?(error: unknown): void;
+  /** Told of each blob that made room for others. */
+  onEvict?(): void;
 }
 
 /** A blob that is being written, and can be read meanwhile. */
@@ -54,11 +56,17 @@ export class DiskCache {
   readonly #removing = new Map<string, Promise<void>>();
   /** What is being written; as much as there are downloads under way. */
   readonly #writing = new Set<Writing>();
+  /** Those of them that are about to get their names. */
+  readonly #keeping = new Set<Promise<void>>();
+  #isClearing = false;
   #restsUntil = Number.NEGATIVE_INFINITY;
 
   private constructor(options: DiskCacheOptions) {
     this.#options = options;
-    this.#entries = new ByteLru(options.maxBytes, (key) => this.#remove(key));
+    this.#entries = new ByteLru(options.maxBytes, (key) => {
+      this.#remove(key);
+      if (!this.#isClearing) options.onEvict?.();
+    });
   }
 
   /** Takes over what an earlier process left, the oldest first. Throws what the file system does. */
@@ -74,7 +82,7 @@ export class DiskCache {
       if (key !== undefined && found !== undefined) left.push({ key, size: found.size, at: found.mtimeMs });
     }
     for (const { key, size } of left.sort((a, b) => a.at - b.at)) cache.#entries.set(key, size, size + entryBytes);
-    await cache.settled();
+    await cache.#removed();
     return cache;
   }
 
@@ -114,10 +122,10 @@ export class DiskCache {
     const end = (): void => this.#end(writing);
     const path = join(this.#options.dir, 'tmp', randomBytes(12).toString('hex'));
     try {
-      await this.settled(); // what made room is gone before it is taken
+      await this.#removed(); // what made room is gone before it is taken
       const handle = await open(path, 'wx+');
       const file = new SpoolFile(handle, path, { onError: (error) => this.#failed(error), onClose: end });
-      return { file, keep: () => this.#keep(writing, file) };
+      return { file, keep: () => this.#tracked(this.#keep(writing, file)) };
     } catch (error) {
       end();
       this.#failed(error);
@@ -135,12 +143,25 @@ export class DiskCache {
   /** Forgets all of it. */
   clear(): void {
     for (const writing of this.#writing) writing.isForgotten = true;
+    this.#isClearing = true;
     this.#entries.shrinkTo(0);
+    this.#isClearing = false;
   }
 
-  /** Until every removal so far is done. */
+  /** Until nothing that was forgotten so far has a name on the disk any more, or will get one. */
   async settled(): Promise<void> {
+    await Promise.all(this.#keeping);
+    await this.#removed();
+  }
+
+  async #removed(): Promise<void> {
     await Promise.all(this.#removing.values());
+  }
+
+  #tracked(keep: Promise<void>): Promise<void> {
+    const tracked = keep.finally(() => this.#keeping.delete(tracked));
+    this.#keeping.add(tracked);
+    return tracked;
   }
 
   async #keep(writing: Writing, file: SpoolFile): Promise<void> {
