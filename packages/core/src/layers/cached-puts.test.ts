@@ -116,6 +116,8 @@ describe('a put that is kept', () => {
         return { outcome: 'exists' };
       });
       await cache.put(blob.key, blob.parts(), blob.expect);
+      await cache.close?.();
+      expect([await files(), cache.kept().memory.blobs]).toEqual([[], 0]);
       await open();
       await expect(cache.put(blob.key, blobOf(size).parts(), blob.expect)).rejects.toMatchObject({
         code: 'DIGEST_MISMATCH',
