@@ -14,6 +14,7 @@ import type { Logger } from 'pino';
 import { openAccessControl } from './auth/access-control.js';
 import { claimStore } from './bucket-owner.js';
 import type { Catalog } from './catalog/catalog.js';
+import { openDatabase as openPool } from './catalog/database.js';
 import { startEmbeddedPostgres } from './catalog/embedded-postgres.js';
 import { ownDataDir } from './catalog/embedded-postgres-owner.js';
 import { openCatalog } from './catalog/postgres-catalog.js';
@@ -23,7 +24,8 @@ import { isLoopback } from './config/checks.js';
 import type { Config } from './config/settings.js';
 import { openDirectTransfers } from './direct/direct-transfers.js';
 import { uploadEffects } from './direct/upload-effects.js';
-import { embeddedConnections } from './durable/connections.js';
+import { lateUploadMs, openUploadUrls } from './direct/upload-urls.js';
+import { embeddedConnections, uploadUrlPoolSize } from './durable/connections.js';
 import { type DurableState, startDurable } from './durable/durable.js';
 import { removeTemporaryFiles, sweepLeasesTask, tidyFiles } from './durable/housekeeping.js';
 import { serviceWorkflows } from './durable/service-workflows.js';
@@ -34,6 +36,8 @@ import { pinsOf } from './lifecycle/catalog/pins.js';
 import { openCollection } from './lifecycle/open-collection.js';
 import { createMetrics, type Metrics } from './metrics.js';
 import { openStore } from './open-store.js';
+import { openTakedowns } from './takedown/open-takedowns.js';
+import { takedownWorkflowId } from './takedown/takedown-workflow.js';
 import { version } from './version.js';
 
 export interface Service {
@@ -92,15 +96,26 @@ async function start(
   closing.push(() => access.close());
   const collection = await openCollection(config, database.url, catalog.id, store, logger, metrics);
   closing.push(() => collection.close());
+  const takedowns = openTakedowns({
+    ...{ config, databaseUrl: database.url, isAlone: database.isEmbedded, store, log: logger },
+  });
+  closing.push(() => takedowns.close());
+  const uploadUrls = uploadUrlsOf(config, database.url, logger, closing);
   const durable = startDurable({
     databaseUrl: database.url,
     isAlone: database.isEmbedded,
     schema: config.databaseSchema,
-    workflows: serviceWorkflows(effects),
+    workflows: serviceWorkflows(effects, takedowns.workflow),
     log: logger,
     replicaTimeoutMs: config.replicaTimeoutMs,
     retentionMs: config.workflowRetentionMs,
-    tasks: [sweepLeasesTask(store, catalog, logger), ...access.tasks, ...collection.tasks],
+    tasks: [
+      sweepLeasesTask(store, catalog, logger),
+      ...access.tasks,
+      ...collection.tasks,
+      ...takedowns.tasks,
+      uploadUrls.task,
+    ],
     onStranded(byVersion) {
       metrics.alarm('workflows_stranded');
       logger.error(
@@ -109,13 +124,17 @@ async function start(
       );
     },
   });
+  takedowns.connect({
+    start: (id) => durable.start('takedown', takedownWorkflowId(id), id),
+    workflows: durable.workflows,
+  });
   durableState = () => durable.state();
   let drainUntilMs = 0;
   closing.push(() => durable.close(Math.max(0, drainUntilMs - performance.now())));
   closing.push(tidyFiles(store, logger));
 
   const direct = openDirectTransfers({
-    ...{ store: layered, source: store, catalog, effects, durable, log: logger },
+    ...{ store: layered, source: store, catalog, effects, durable, urls: uploadUrls, log: logger },
     lifetimeMs: config.directLifetimeMs,
     checkOwner: () => owned.check(),
   });
@@ -169,6 +188,22 @@ async function start(
       await closeAll();
     },
   };
+}
+
+/** Tests that ask for unsafe times wait no hour for bytes that come late. */
+function uploadUrlsOf(
+  config: Config,
+  url: string,
+  logger: Logger,
+  closing: (() => Promise<unknown>)[],
+): ReturnType<typeof openUploadUrls> {
+  const database = openPool({
+    ...{ url, maxConnections: uploadUrlPoolSize, statementTimeoutMs: 10_000 },
+    log: (line) => logger.debug(line),
+  });
+  closing.push(() => database.close());
+  const lateMs = config.unsafeTimes ? Math.min(lateUploadMs, config.directLifetimeMs) : lateUploadMs;
+  return openUploadUrls({ database, schema: config.databaseSchema, lateMs });
 }
 
 function tlsOf({ tlsCert, tlsKey }: Config): TlsPaths | undefined {

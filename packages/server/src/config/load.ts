@@ -104,7 +104,7 @@ function completed(values: Values, cwd: string): Config {
     dataDir,
     cacheDir: values.cacheDir === undefined ? join(dataDir, 'cache') : resolve(cwd, values.cacheDir),
     cacheMemoryBytes: values.cacheMemoryBytes ?? (far ? 128 * 1024 * 1024 : 0),
-    ...resolved(values, ['tlsCert', 'tlsKey', 'authPolicy', 'auditLog', 'clusters'], cwd),
+    ...resolved(values, ['tlsCert', 'tlsKey', 'authPolicy', 'auditLog', 'clusters', 'takedownKey'], cwd),
     authJwks: authJwks === undefined || /^https?:/i.test(authJwks) ? authJwks : resolve(cwd, authJwks),
     corsOrigins:
       corsOrigins.length === 0 && isLoopback(values.host)
@@ -114,7 +114,7 @@ function completed(values: Values, cwd: string): Config {
 }
 
 /** Paths that were given, from where relative ones start. */
-function resolved<Name extends 'tlsCert' | 'tlsKey' | 'authPolicy' | 'auditLog' | 'clusters'>(
+function resolved<Name extends 'tlsCert' | 'tlsKey' | 'authPolicy' | 'auditLog' | 'clusters' | 'takedownKey'>(
   values: Values,
   names: readonly Name[],
   cwd: string,

@@ -14,6 +14,7 @@ import { codecSettings } from './codec-settings.js';
 import { collectionSettings } from './collection-settings.js';
 import { bytes, choice, count, duration, hostname, type Kind, namespace, text, url, yesNo } from './kinds.js';
 import { objectStoreSettings } from './object-store-settings.js';
+import { takedownSettings } from './takedown-settings.js';
 
 /** In the order in which help and documentation show them. */
 export const groups = [
@@ -29,6 +30,7 @@ export const groups = [
   'Codec server',
   'Cache',
   'Collection',
+  'Takedown',
   'Lifecycle',
   'Logs and metrics',
 ] as const;
@@ -218,6 +220,7 @@ export const settings = {
   },
 
   ...collectionSettings,
+  ...takedownSettings,
 
   leaseTimeMs: {
     flag: 'lease-time',

@@ -7,6 +7,7 @@ import type { serviceWorkflows } from '../durable/service-workflows.js';
 import { type DirectUploads, openDirectUploads } from './direct-uploads.js';
 import { maxDownloadLifetimeMs } from './lifetimes.js';
 import type { UploadEffects } from './upload-effects.js';
+import type { UploadUrls } from './upload-urls.js';
 
 export interface DirectTransfers {
   /** How long a download's URL can be used. It works where the store can sign one. */
@@ -23,6 +24,7 @@ export interface DirectTransferOptions {
   readonly catalog: Catalog;
   readonly effects: UploadEffects;
   readonly durable: Pick<Durable<ReturnType<typeof serviceWorkflows>>, 'start' | 'argsOf' | 'send'>;
+  readonly urls: Pick<UploadUrls, 'note'>;
   readonly lifetimeMs: number;
   /** Throws while the bucket is not known to be ours. */
   readonly checkOwner: () => void;

@@ -14,6 +14,7 @@ import { describeWith, openS3Client, startVersitygw } from '@large-payload/test-
 import pg from 'pg';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import type { Catalog } from '../catalog/catalog.js';
+import { type Database, openDatabase } from '../catalog/database.js';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../catalog/embedded-postgres.js';
 import { type CatalogFixture, openFixture } from '../catalog/postgres-catalog-fixture.js';
 import { type Alarms, catalogued } from '../catalogued.js';
@@ -21,6 +22,7 @@ import { keptLog } from '../durable/durable-fixture.js';
 import { type DurableRuntime, startRuntime } from '../durable/runtime.js';
 import { type DirectUploads, openDirectUploads, type UploadOffer, type UploadWorkflows } from './direct-uploads.js';
 import { type UploadEffects, uploadEffects } from './upload-effects.js';
+import { openUploadUrls, type UploadUrls } from './upload-urls.js';
 import { type UploadWorkflow, uploadWorkflow } from './upload-workflow.js';
 
 const server = await startVersitygw();
@@ -50,6 +52,8 @@ describeWith(describe, 'direct uploads', server, (server) => {
   let effects: UploadEffects;
   let runtime: DurableRuntime<{ directUpload: UploadWorkflow }>;
   let workflows: UploadWorkflows;
+  let database: Database;
+  let urls: UploadUrls;
   let uploads: DirectUploads;
   /** Given up after a second. */
   let short: DirectUploads;
@@ -78,6 +82,10 @@ describeWith(describe, 'direct uploads', server, (server) => {
       find: async (id) => (await runtime.argsOf('directUpload', id))?.[0],
       finish: (id) => runtime.send(id, 'uploadfinish', true),
     };
+    database = openDatabase({
+      ...{ url: postgres.url, maxConnections: 2, statementTimeoutMs: 10_000, log: () => undefined },
+    });
+    urls = openUploadUrls({ database, schema: fixture.schema, lateMs: 60_000 });
     uploads = openWith({});
     short = openWith({ lifetimeMs: 1000 });
     dbos = new pg.Pool({ connectionString: postgres.url, max: 2 });
@@ -90,6 +98,7 @@ describeWith(describe, 'direct uploads', server, (server) => {
   });
   afterAll(async () => {
     await runtime.close(0);
+    await database.close();
     await dbos.end();
     await fixture.close();
     await source.close?.();
@@ -101,7 +110,7 @@ describeWith(describe, 'direct uploads', server, (server) => {
     const { presignPut } = source;
     if (presignPut === undefined) throw new Error('the store signs nothing');
     return openDirectUploads({
-      ...{ store, catalog, effects, workflows, lifetimeMs: 60_000, log: keptLog(), checkOwner: () => undefined },
+      ...{ store, catalog, effects, workflows, urls, lifetimeMs: 60_000, log: keptLog(), checkOwner: () => undefined },
       presignPut: presignPut.bind(source),
       ...options,
     });
@@ -272,9 +281,28 @@ describeWith(describe, 'direct uploads', server, (server) => {
       await expect(uploads.complete(offer.uploadId)).rejects.toMatchObject({ code: 'TRY_AGAIN' });
       await untilCleaned(offer.uploadId);
       expect((await fixture.read(blob.key))?.state).toBe(state);
-      if (state === 'taken_down')
-        await expect(uploads.begin(blob.key, 1000)).rejects.toMatchObject({ code: 'BLOB_NOT_FOUND' });
     }
+  });
+
+  it('store what was taken down as new data, under another name', async () => {
+    const blob = newBlob();
+    await fixture.force(blob.key, 'taken_down');
+    await fixture.erase(blob.key);
+    const offer = await begun(blob);
+    expect(await send(offer, blob.bytes)).toBe(200);
+    await uploads.complete(offer.uploadId);
+    expect(await fixture.read(blob.key)).toMatchObject({ state: 'live', generation: 2 });
+  });
+
+  it('end when the blob is blocked meanwhile, and are not begun while it is', async () => {
+    const blob = newBlob();
+    const offer = await begun(blob, short);
+    await write(blob.name, blob.bytes, 'SHA256');
+    await fixture.block(blob.key);
+    await expect(uploads.complete(offer.uploadId)).rejects.toMatchObject({ code: 'BLOB_BLOCKED' });
+    await untilCleaned(offer.uploadId);
+    expect(await fixture.read(blob.key)).toBeUndefined();
+    await expect(uploads.begin(blob.key, 1000)).rejects.toMatchObject({ code: 'BLOB_BLOCKED' });
   });
 
   it('are bounded, and make room when they end', async () => {
@@ -324,6 +352,50 @@ describeWith(describe, 'direct uploads', server, (server) => {
     const { uploadId } = await begun(newBlob(), short);
     await untilCleaned(uploadId);
     await expect(uploads.complete(`${uploadId}-cleanup`)).rejects.toMatchObject({ code: 'UPLOAD_NOT_FOUND' });
+  });
+
+  it('put their URLs on record before they are given out, and forget them a day after their end', async () => {
+    const { request } = await begun(newBlob());
+    const name = decodeURIComponent(new URL(request.url).pathname).slice(`/${server.bucket}/`.length);
+    const text = `SELECT physical_key, extract(epoch FROM expires_at - now())::int AS seconds FROM ${fixture.schema}.upload_url`;
+    const noted = async () => (await dbos.query(`${text} WHERE strpos($1, ltrim(physical_key, '/')) > 0`, [name])).rows;
+    const [row] = await noted();
+    // the URL's life, and the time in which bytes that began in it may come
+    expect(row.seconds).toBeGreaterThan(100);
+    expect(row.seconds).toBeLessThanOrEqual(120);
+    const age = (hours: number) =>
+      dbos.query(
+        `UPDATE ${fixture.schema}.upload_url SET expires_at = now() - $1 * interval '1 hour' WHERE physical_key = $2`,
+        [hours, row.physical_key],
+      );
+    const prune = () => urls.task.run(undefined as never);
+    await age(23);
+    await prune();
+    expect(await noted()).toHaveLength(1);
+    await age(25);
+    await prune();
+    expect(await noted()).toEqual([]);
+  });
+
+  it('get no URL once the blob is taken down, or the right to upload is over', async () => {
+    const blob = newBlob();
+    const end =
+      (text: string) =>
+      async (name: string, ...more: unknown[]) => {
+        await dbos.query(text);
+        const { presignPut } = source;
+        return presignPut?.call(source, name, ...(more as [never, never])) as never;
+      };
+    const where = `(SELECT max(id) FROM ${fixture.schema}.blob)`;
+    for (const text of [
+      `UPDATE ${fixture.schema}.lease SET expires_at = now() WHERE blob_id = ${where}`,
+      `UPDATE ${fixture.schema}.blob SET state = 'taken_down' WHERE id = ${where}`,
+    ]) {
+      const late = openWith({ presignPut: end(text) });
+      expect(await late.begin(blob.key, blob.bytes.length)).toMatchObject({ outcome: 'proxied' });
+    }
+    const { rows } = await dbos.query(`SELECT FROM ${fixture.schema}.upload_url WHERE physical_key = $1`, [blob.name]);
+    expect(rows).toEqual([]);
   });
 
   it('keep no URL in the database', async () => {

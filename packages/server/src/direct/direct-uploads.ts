@@ -1,7 +1,7 @@
 /**
  * Uploads whose bytes go from the client to the bucket, past the service.
  *
- *   begin      present? ─ catalog.begin ─ lease ─ workflow on record ─ URL given out ─► the client puts the bytes
+ *   begin      present? ─ catalog.begin ─ lease ─ URL and workflow on record ─ URL given out ─► the client puts the bytes
  *   complete   the object's own checksum ─ right ─ catalog.commit ─► live; the workflow is told
  *                                        ├ wrong ─ marked damaged: the next upload goes through the service, and heals it
  *                                        └ absent
@@ -23,6 +23,7 @@ import {
 import type { Logger } from 'pino';
 import type { Catalog, Lease } from '../catalog/catalog.js';
 import type { UploadEffects } from './upload-effects.js';
+import type { UploadUrls } from './upload-urls.js';
 import { type DirectUpload, usualPatience } from './upload-workflow.js';
 
 /** What a client is to do. */
@@ -78,6 +79,7 @@ export interface DirectUploadOptions {
   readonly effects: UploadEffects;
   readonly log: Logger;
   readonly workflows: UploadWorkflows;
+  readonly urls: Pick<UploadUrls, 'note'>;
   /** How long a URL can be used. */
   readonly lifetimeMs: number;
   /** Uploads that this process waits for; more go through the service. Default 1,000. */
@@ -127,17 +129,18 @@ class Uploads implements DirectUploads {
   }
 
   async #offer(blob: BlobKey, size: number, lease: Lease): Promise<Offered> {
-    const { presignPut, catalog, workflows, lifetimeMs } = this.options;
+    const { presignPut, catalog, urls, workflows, lifetimeMs } = this.options;
     const uploadId = `upload-${randomUUID()}`;
     const { key, physicalKey } = lease;
     try {
       // a signed upload replaces nothing
       if (lease.overwrite) return await this.#proxied(lease);
       const request = await presignPut(physicalKey, { digest: blob.digest, size }, { expiresInMs: lifetimeMs });
+      await urls.note(lease, lifetimeMs);
       const { ended } = await workflows.start(recordOf(uploadId, blob, size, lease), lifetimeMs / 1000);
       return { offer: { outcome: 'direct', key, uploadId, request }, ended };
     } catch (error) {
-      if (isLpsError(error, 'TRY_AGAIN')) return await this.#proxied(lease); // no durable work yet
+      if (isLpsError(error, 'TRY_AGAIN')) return await this.#proxied(lease); // no durable work yet, or taken down since
       await catalog.abandon(lease);
       throw error;
     }

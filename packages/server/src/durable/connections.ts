@@ -11,6 +11,12 @@ export const accessPoolSize = 4;
 /** The collection's: its statements walk. */
 export const collectionPoolSize = 3;
 
+/** Takedowns': one may take minutes. */
+export const takedownPoolSize = 2;
+
+/** For the URLs of direct uploads. */
+export const uploadUrlPoolSize = 2;
+
 /** The catalog's listener, the replica's session, the lock around a launch. */
 const single = 3;
 /** The lock of the data directory, hand tools beside the service, and what Postgres keeps for its administrator. */
@@ -18,7 +24,8 @@ const others = 10;
 
 /** How many connections one `lps serve` opens at most. */
 export function serviceConnections(catalogPoolSize: number): number {
-  return catalogPoolSize + durablePoolSize + replicaPoolSize + accessPoolSize + collectionPoolSize + single;
+  const beside = durablePoolSize + replicaPoolSize + accessPoolSize + collectionPoolSize;
+  return catalogPoolSize + beside + takedownPoolSize + uploadUrlPoolSize + single;
 }
 
 /** What an embedded PostgreSQL is started with. */

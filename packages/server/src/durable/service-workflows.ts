@@ -3,6 +3,6 @@ import { uploadWorkflow } from '../direct/upload-workflow.js';
 import type { WorkflowTable } from './workflows.js';
 
 /** Every workflow of the service, by the name under which it is kept: a name is never given to another one. */
-export function serviceWorkflows(effects: UploadEffects) {
-  return { directUpload: uploadWorkflow(effects) } as const satisfies WorkflowTable;
+export function serviceWorkflows(effects: UploadEffects, takedown: (id: string) => Promise<void>) {
+  return { directUpload: uploadWorkflow(effects), takedown } as const satisfies WorkflowTable;
 }

@@ -85,7 +85,8 @@ export function retentionOf({ collectRetention }: Pick<Config, 'collectRetention
   );
 }
 
-async function openClusters(config: Config, path: string): Promise<AskedCluster[]> {
+/** Connected when they are first asked. Throws CONFIG_INVALID. */
+export async function openClusters(config: Config, path: string): Promise<AskedCluster[]> {
   const { readClusters } = await import('./clusters.js');
   const { openCluster } = await import('./temporal/cluster.js');
   const { openExtractor } = await import('./extract/extractor.js');

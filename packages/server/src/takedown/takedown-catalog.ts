@@ -142,6 +142,8 @@ export interface TakedownCatalog {
 
   blocks(namespace: string, limit: number): Promise<Block[]>;
   blocksOf(id: string): Promise<Block[]>;
+  /** Takedowns that block these bytes somewhere in the namespace. */
+  blockers(namespace: string, digest: Digest): Promise<string[]>;
   /** Without a prefix: under all of them. Returns how many blocks there were. */
   unblock(namespace: string, digest: Digest, prefix: string | undefined): Promise<number>;
 }
@@ -258,6 +260,9 @@ export function openTakedownCatalog({ database, schema }: TakedownCatalogOptions
     },
     async blocksOf(id) {
       return (await database.run(sql.blocksOf, [id])).map(toBlock);
+    },
+    async blockers(namespace, digest) {
+      return (await database.run(sql.blockers, [namespace, bytesOf(digest)])).map((row) => String(row.takedown_id));
     },
     async unblock(namespace, digest, prefix) {
       return (await database.run(sql.unblock, [namespace, bytesOf(digest), prefix ?? null])).length;

@@ -160,7 +160,7 @@ function requestStatements(schema: string, takedown: string, names: string) {
       `INSERT INTO ${names} (takedown_id, physical_key, key, size)
        SELECT $1, * FROM unnest($2::text[], $3::text[], $4::bigint[]) ON CONFLICT DO NOTHING`,
     ),
-    /** $1 namespace, $2 behind these: digest, any, prefix; $5 limit. */
+    /** $1 namespace, $2 limit. */
     blocks: named(
       'takedown_blocks',
       `SELECT namespace, encode(digest, 'hex') AS digest, is_any_prefix, prefix, takedown_id, created_at
@@ -170,6 +170,10 @@ function requestStatements(schema: string, takedown: string, names: string) {
       'takedown_blocks_of',
       `SELECT namespace, encode(digest, 'hex') AS digest, is_any_prefix, prefix, takedown_id, created_at
        FROM ${schema}.block WHERE takedown_id = $1`,
+    ),
+    blockers: named(
+      'takedown_blockers',
+      `SELECT DISTINCT takedown_id FROM ${schema}.block WHERE namespace = $1 AND digest = $2`,
     ),
     /** $1 namespace, $2 digest, $3 prefix or null for all of them. */
     unblock: named(
