@@ -26,6 +26,8 @@ export interface BlobInfo {
   readonly modifiedAt?: Date;
   /** Until then the service keeps the blob, whoever refers to it; only a service says so. */
   readonly protectedUntil?: Date;
+  /** The newest deletion or takedown, by its number, that the service knew of before it answered; only a service says so. */
+  readonly asOf?: bigint;
   /** What the bucket itself computed from the bytes when it took them. Absent where it does not say. */
   readonly digest?: Digest;
 }

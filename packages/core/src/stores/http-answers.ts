@@ -79,6 +79,7 @@ function sizedInfo(key: string, sizeText: string | undefined, headers: IncomingH
     size,
     ...dateOf('modifiedAt', headers['last-modified']),
     ...protectionOf(headers['lps-protected-until']),
+    ...asOfOf(headers['lps-as-of']),
   };
 }
 
@@ -93,6 +94,10 @@ export function infosOf(answer: Record<string, unknown>): BlobInfo[] {
 
 export function protectionOf(value: unknown): { readonly protectedUntil?: Date } {
   return dateOf('protectedUntil', value);
+}
+
+function asOfOf(value: unknown): { readonly asOf?: bigint } {
+  return typeof value === 'string' && /^\d{1,19}$/.test(value) ? { asOf: BigInt(value) } : {};
 }
 
 /** A date that cannot be read is none: the blob then counts as not protected. */

@@ -62,6 +62,8 @@ export interface AppOptions {
   readonly direct?: DirectTransfers;
   /** Where reads are cut off. Absent: nobody ends a read but its client. */
   readonly reads?: RunningReads | undefined;
+  /** The newest event that was applied here; `undefined` while that may be old. */
+  readonly asOf?: (() => bigint | undefined) | undefined;
   /** Serves `/v3/pins`. */
   readonly pins?: Pins | undefined;
   /** Serves `/v3/workflows`. */
@@ -134,7 +136,11 @@ export function createApp(options: AppOptions): App {
   const described = describedRoutes(app);
   if (options.v1 !== undefined) registerV1(app, transfers, options.v1);
   registerV2(app, transfers);
-  registerV3(app, transfers, { v1: options.v1, downloadLifetimeMs: options.direct?.downloadLifetimeMs });
+  registerV3(app, transfers, {
+    v1: options.v1,
+    downloadLifetimeMs: options.direct?.downloadLifetimeMs,
+    asOf: options.asOf,
+  });
   registerUploads(app, transfers, options.direct?.uploads);
   registerAccess(app);
   if (options.workflows !== undefined) registerWorkflows(app, options.workflows);

@@ -13,12 +13,10 @@ const grant = z
 
 export const accessAnswer = z
   .object({
-    subject: z
-      .string()
-      .meta({
-        description: 'Who the credential stands for; `anonymous` where nobody is asked.',
-        examples: ['token:k3v9x2m4'],
-      }),
+    subject: z.string().meta({
+      description: 'Who the credential stands for; `anonymous` where nobody is asked.',
+      examples: ['token:k3v9x2m4'],
+    }),
     grants: z.array(grant),
     expiresAt: time.optional().describe('The credential is worth nothing from then on.'),
   })

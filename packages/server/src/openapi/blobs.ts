@@ -143,8 +143,12 @@ export const getBlob: Operation = {
     'If-None-Match': z.string().optional().describe('ETags that the caller has, or `*`.'),
   }),
   answers: {
-    200: { description: 'The whole blob.', body: 'octets', headers: ofBlob },
-    206: { description: 'The part that was asked for.', body: 'octets', headers: [...ofBlob, 'Content-Range'] },
+    200: { description: 'The whole blob.', body: 'octets', headers: [...ofBlob, 'LPS-As-Of'] },
+    206: {
+      description: 'The part that was asked for.',
+      body: 'octets',
+      headers: [...ofBlob, 'LPS-As-Of', 'Content-Range'],
+    },
     304: { description: 'The blob is there, and the caller has it.', headers: ['ETag'] },
     307: {
       description: 'The blob is there, and its bytes are in the bucket. Only with `redirect`.',

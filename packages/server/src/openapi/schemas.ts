@@ -95,6 +95,10 @@ export const headers = {
   'Content-Length': z.int().min(0).describe('Bytes of the body.'),
   'Content-Range': z.string().meta({ description: 'Which bytes these are, of how many.', examples: ['bytes 0-9/100'] }),
   ETag: z.string().meta({ description: 'The digest, in quotes.', examples: [`"${exampleDigest}"`] }),
+  'LPS-As-Of': z
+    .string()
+    .regex(/^\d+$/)
+    .describe('For cache nodes: the newest deletion or takedown that was known before.'),
   'LPS-Digest': digest,
   'LPS-Protected-Until': time.describe('Until then the blob is not collected, whoever does not use it.'),
   'LPS-Size': size,

@@ -327,3 +327,18 @@ describe('redirects', () => {
     await close();
   });
 });
+
+describe('what a service with leases says to cache nodes', () => {
+  it('is the newest event that it knew of before it looked, and nothing while that may be old', async () => {
+    let asOf: bigint | undefined = 12_345_678_901_234_567n;
+    const own = await startApp({ asOf: () => asOf });
+    const store = openHttpStore({ url: `http://127.0.0.1:${own.port}` });
+    const blob = v2Blob(randomBytes(100));
+    await store.put(blob.key, blob.bytes, { digest: blob.digest, size: 100 });
+    expect((await store.get(blob.key))?.info.asOf).toBe(asOf);
+    asOf = undefined;
+    expect((await store.get(blob.key))?.info.asOf).toBeUndefined();
+    await store.close?.();
+    await own.close();
+  });
+});

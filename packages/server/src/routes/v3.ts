@@ -35,6 +35,8 @@ export interface V3Options {
   readonly v1?: V1Options | undefined;
   /** Answers `?redirect=N` with a URL that lives so long. Absent: with the bytes. */
   readonly downloadLifetimeMs?: number | undefined;
+  /** The newest event that was applied here; `undefined` while that may be old. For cache nodes. */
+  readonly asOf?: (() => bigint | undefined) | undefined;
 }
 
 export function registerV3(app: FastifyInstance, transfers: Transfers, options: V3Options): void {
@@ -71,7 +73,12 @@ export function registerV3(app: FastifyInstance, transfers: Transfers, options: 
       transfers.metrics.direct('download', elsewhere.size);
       return reply.code(307).headers(elsewhere.headers).send();
     }
-    const headers = { ...(etag === undefined ? {} : { etag }), 'accept-ranges': 'bytes' };
+    const asOf = options.asOf?.(); // before the blob is looked up
+    const headers = {
+      ...(etag === undefined ? {} : { etag }),
+      ...(asOf === undefined ? {} : { 'lps-as-of': String(asOf) }),
+      'accept-ranges': 'bytes',
+    };
     const wantsRange = request.headers.range !== undefined && ifRange(request.headers['if-range'], etag);
     const info = wantsRange ? await store.head(key) : undefined;
     const range = info && parseRange(request.raw, info.size);
