@@ -2,7 +2,8 @@
  * Ends leases whose holder died. Claim, ask the store, settle: nothing is locked while the store is asked, and what
  * the store said counts only for the generation and the lease that it was asked about.
  *
- *   object present   the row becomes live, with the object's own size: the row's is what an uploader announced
+ *   object present   the row becomes live, with the object's own size: the row's is what an uploader announced; unless it must
+ *                    not be stored again: then as absent, and the object is one that the catalog does not know
  *   object absent    the lease goes, and the row unless somebody else uploads or has committed
  */
 
@@ -45,7 +46,8 @@ async function settle(database: Database, sql: Statements, claim: Row, sizeOf: S
     const size = await sizeOf(physicalKeyOf(keyOf(claim, String(claim.namespace)), suffix));
     if (size !== undefined) {
       const values = [claim.blob_id, claim.generation, suffix, claim.id, claim.epoch, size];
-      return (await database.run(sql.settlePresent, values)).length > 0;
+      const [settled] = await database.run(sql.settlePresent, values);
+      if (settled?.is_blocked !== true) return settled?.ended === 1;
     }
   }
   return endLease(database, sql, claim);

@@ -28,6 +28,11 @@ export interface CatalogFixture {
   force(key: BlobKey, state: BlobState | 'absent', options?: { generation?: number; suffix?: string }): Promise<void>;
   /** Moves the last touch back. */
   age(key: BlobKey, byMs: number): Promise<void>;
+  /** Forbids that the bytes of a key are stored again: under its prefix, or under any. */
+  block(key: BlobKey, options?: { anyPrefix?: boolean }): Promise<void>;
+  unblock(key: BlobKey): Promise<void>;
+  /** Gives a name to a takedown, as one that it erases. */
+  erase(key: BlobKey, physicalKey?: string): Promise<void>;
   expireLeases(): Promise<void>;
   /** Until a statement of a catalog waits for a lock. */
   untilWaiting(): Promise<void>;
@@ -126,6 +131,27 @@ export function openFixture(url: string): CatalogFixture {
       await sql.query(
         `UPDATE ${schema}.blob SET touched_at = touched_at - $5 * interval '1 millisecond' WHERE ${where}`,
         [...keyColumns(key), byMs],
+      );
+    },
+    async block(key, { anyPrefix = false } = {}) {
+      const [namespace, prefix, digest] = keyColumns(key);
+      await sql.query(
+        `INSERT INTO ${schema}.block (namespace, digest, is_any_prefix, prefix, takedown_id)
+         VALUES ($1, $2, $3, CASE WHEN $3 THEN '' ELSE $4 END, gen_random_uuid())`,
+        [namespace, digest, anyPrefix, prefix],
+      );
+    },
+    async unblock(key) {
+      await sql.query(`DELETE FROM ${schema}.block WHERE digest = $1`, [keyColumns(key)[2]]);
+    },
+    async erase(key, physicalKey = logicalKey(key)) {
+      await sql.query(
+        `WITH asked AS (
+           INSERT INTO ${schema}.takedown (id, namespace, selector, with_same_digest, is_blocking, reason, requested_by, state)
+           VALUES (gen_random_uuid(), $1, '{}', false, false, 'a test', 'a test', 'accepted') RETURNING id
+         )
+         INSERT INTO ${schema}.takedown_blob (takedown_id, physical_key, key, size) SELECT id, $2, $3, 10 FROM asked`,
+        [key.namespace, physicalKey, logicalKey(key)],
       );
     },
     async expireLeases() {

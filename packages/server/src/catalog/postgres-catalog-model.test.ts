@@ -2,10 +2,10 @@
  * Random interleavings of everything that can happen to a few blobs, several at once, with a model of the store beside:
  * the catalog's promises must hold after each. What one call does to each state: postgres-catalog.test.ts.
  */
-import type { BlobKey } from '@large-payload/core';
+import { type BlobKey, isLpsError } from '@large-payload/core';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { logicalKey } from './blob-record.js';
+import { logicalKey, physicalKeyOf } from './blob-record.js';
 import type { BlobRow, Catalog, Lease } from './catalog.js';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from './embedded-postgres.js';
 import { type CatalogFixture, newKey, openFixture, type StoredRow } from './postgres-catalog-fixture.js';
@@ -40,6 +40,8 @@ const moves = [
   'retire',
   'delete retired',
   'take down',
+  'block',
+  'unblock',
 ] as const;
 type Move = (typeof moves)[number];
 interface Step {
@@ -56,6 +58,8 @@ class World {
   /** Objects lost behind our back: the only ones that a live row may be without. */
   readonly lost = new Set<string>();
   readonly deleted = new Set<string>();
+  /** Names of objects that were taken down, whether or not they are deleted. */
+  readonly erased = new Set<string>();
   readonly leases: Lease[] = [];
   readonly rowsSeen: BlobRow[] = [];
   readonly created: string[] = [];
@@ -115,7 +119,7 @@ class World {
     adopt: async (key, catalog) => {
       const object = [...this.store].find((name) => name.startsWith(logicalKey(key)));
       if (object === undefined) return;
-      const row = await catalog.adopt(key, object, 10);
+      const row = await catalog.adopt(key, object, 10).catch(blocksOnly);
       if (row !== undefined) this.rowsSeen.push(row);
     },
     sweep: async (_key, catalog) => {
@@ -147,16 +151,37 @@ class World {
         );
       }
     },
-    'take down': (key) =>
-      this.#lifecycle(key, `state = 'taken_down', quarantined_at = NULL, damaged_at = NULL`, `state <> 'deleting'`),
+    'take down': (key) => this.#takeDown(key),
+    block: async (key) => {
+      await fixture.block(key, { anyPrefix: key.prefix === undefined }).catch(() => undefined); // blocked already
+    },
+    unblock: (key) => fixture.unblock(key),
   };
 
+  async #takeDown(key: BlobKey): Promise<void> {
+    const { schema, sql } = fixture;
+    const row = await fixture.read(key);
+    if (row === undefined) return;
+    const { rows } = await sql.query(
+      `UPDATE ${schema}.blob SET state = 'taken_down', quarantined_at = NULL, damaged_at = NULL
+       WHERE id = $1 AND state NOT IN ('gone', 'taken_down') RETURNING physical_suffix`,
+      [row.id],
+    );
+    for (const { physical_suffix } of rows) {
+      const name = physicalKeyOf(logicalKey(key), physical_suffix);
+      this.erased.add(name);
+      await fixture.erase(key, name);
+    }
+  }
+
   async #begin(key: BlobKey, catalog: Catalog): Promise<Lease | undefined> {
-    const beginning = await catalog.begin(key, 10).catch(() => undefined); // taken down
+    const erasedBefore = new Set(this.erased);
+    const beginning = await catalog.begin(key, 10).catch(blocksOnly);
     if (beginning?.kind === 'present') this.rowsSeen.push(beginning.row);
     if (beginning?.kind !== 'upload') return undefined;
     const { lease } = beginning;
     expect(this.deleted.has(lease.physicalKey), 'a deleted name was handed out again').toBe(false);
+    expect(erasedBefore.has(lease.physicalKey), 'an erased name was handed out again').toBe(false);
     this.leases.push(lease);
     return lease;
   }
@@ -167,7 +192,7 @@ class World {
   }
 
   async #commit(lease: Lease, catalog: Catalog): Promise<void> {
-    const commit = await catalog.commit(lease, 10);
+    const commit = await catalog.commit(lease, 10).catch(blocksOnly);
     if (commit === undefined) return;
     this.rowsSeen.push(commit.row);
     if (commit.outcome === 'created') this.created.push(`${commit.row.id} ${commit.row.generation}`);
@@ -193,19 +218,25 @@ class World {
         const there = this.store.has(row.physicalKey) || this.lost.has(row.physicalKey);
         expect(there, 'present without an object').toBe(true);
         expect(this.deleted.has(row.physicalKey), 'present, and deleted').toBe(false);
+        expect(this.erased.has(row.physicalKey), 'present, and taken down').toBe(false);
       }
       if (row.state === 'uploading' && row.generation === 1) expect(row.leases).toBeGreaterThan(0);
       if (before?.id === row.id) {
         expect(row.touchedAt.getTime()).toBeGreaterThanOrEqual(before.touchedAt.getTime());
         expect(row.generation).toBeGreaterThanOrEqual(before.generation);
         if (row.generation === before.generation) expect(row.physicalKey).toBe(before.physicalKey);
-        if (before.state === 'taken_down') expect(row.state).toBe('taken_down');
+        if (before.state === 'taken_down' && row.generation === before.generation) expect(row.state).toBe('taken_down');
       } else {
         expect(['uploading', undefined]).toContain(before?.state);
       }
       this.before.set(name, row);
     }
   }
+}
+
+function blocksOnly(error: unknown): undefined {
+  if (!isLpsError(error, 'BLOB_BLOCKED')) throw error;
+  return undefined;
 }
 
 const step: fc.Arbitrary<Step> = fc.record({
@@ -226,7 +257,9 @@ describe.each([
     await fc.assert(
       fc.asyncProperty(batches, async (history) => {
         await fixture.sql.query(
-          `TRUNCATE ${fixture.schema}.blob, ${fixture.schema}.lease, ${fixture.schema}.retired_object`,
+          ['blob', 'lease', 'retired_object', 'takedown', 'takedown_blob', 'takedown_digest', 'block']
+            .map((table) => `TRUNCATE ${fixture.schema}.${table} CASCADE`)
+            .join(';'),
         );
         const world = new World();
         for (const batch of history) {

@@ -3,6 +3,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { logicalKey } from './blob-record.js';
 import type { BlobRow } from './catalog.js';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from './embedded-postgres.js';
 import { type CatalogFixture, makeLive, newKey, openFixture } from './postgres-catalog-fixture.js';
@@ -84,6 +85,22 @@ describe('row cache', () => {
     expect((await catalog.lookup(key))?.state).toBe('damaged');
   });
 
+  it('forgets rows by key, and uses none while it may not', async () => {
+    let mayUseRows = true;
+    const catalog = await fixture.open({ mayUseRows: () => mayUseRows });
+    const [key, other] = [newKey(), newKey()];
+    for (const each of [key, other]) await damageSilently(await makeLive(catalog, each));
+    catalog.forgetRows([logicalKey(key)]);
+    expect((await catalog.lookup(key))?.state).toBe('damaged');
+    expect((await catalog.lookup(other))?.state).toBe('live');
+    mayUseRows = false;
+    expect((await catalog.lookup(other))?.state).toBe('damaged');
+    mayUseRows = true;
+    expect((await catalog.lookup(other))?.state).toBe('live');
+    catalog.forgetRows();
+    expect((await catalog.lookup(other))?.state).toBe('damaged');
+  });
+
   it('never remembers that a blob is absent', async () => {
     const [here, there] = [await fixture.open(), await fixture.open()];
     const key = newKey();
@@ -111,6 +128,7 @@ describe('outages', () => {
       () => catalog.renew(lease),
       () => catalog.touch([row]),
       () => catalog.adopt(key, row.physicalKey, 10),
+      () => catalog.mayTakeIn(key, row.physicalKey),
       () => catalog.markDamaged(row),
       () => catalog.sweepLeases(async () => 10, 10),
       () => catalog.list('orders', { limit: 10 }),

@@ -1,5 +1,6 @@
+import type { BlobKey } from '@large-payload/core';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { keyColumns } from './blob-record.js';
+import { keyColumns, logicalKey } from './blob-record.js';
 import type { Catalog } from './catalog.js';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from './embedded-postgres.js';
 import { beginUpload, type CatalogFixture, makeLive, newKey, openFixture } from './postgres-catalog-fixture.js';
@@ -242,6 +243,81 @@ describe('at once', () => {
     await client.query('COMMIT');
     client.release();
     expect(await begun).toMatchObject({ kind: 'upload', lease: { generation: 2 } });
+  });
+
+  /** Takes a row down in a transaction that is open while the call waits for it. */
+  async function whileTakingDown<T>(key: BlobKey, blocks: boolean, call: () => Promise<T>): Promise<T> {
+    const { schema } = fixture;
+    const client = await fixture.sql.connect();
+    await client.query('BEGIN');
+    await client.query(
+      `UPDATE ${schema}.blob SET state = 'taken_down', quarantined_at = NULL, damaged_at = NULL WHERE digest = $1`,
+      [keyColumns(key)[2]],
+    );
+    if (blocks) {
+      await client.query(
+        `INSERT INTO ${schema}.block (namespace, digest, is_any_prefix, prefix, takedown_id)
+         SELECT namespace, digest, true, '', gen_random_uuid() FROM ${schema}.blob WHERE digest = $1`,
+        [keyColumns(key)[2]],
+      );
+    }
+    const called = call();
+    called.catch(() => undefined);
+    await fixture.untilWaiting();
+    await client.query('COMMIT');
+    client.release();
+    return called;
+  }
+
+  it('a begin that waits for a takedown starts the next generation, made then, under another name', async () => {
+    const key = newKey();
+    const row = await makeLive(catalog, key);
+    await fixture.age(key, dayMs);
+    const { schema } = fixture;
+    await fixture.sql.query(`UPDATE ${schema}.blob SET created_at = now() - interval '1 day' WHERE id = $1`, [row.id]);
+    const begun = await whileTakingDown(key, false, () => catalog.begin(key, 10));
+    expect(begun).toMatchObject({ kind: 'upload', lease: { generation: 2 } });
+    expect(begun.kind === 'upload' && begun.lease.physicalKey).not.toBe(row.physicalKey);
+    const young = `SELECT created_at > now() - interval '1 hour' AS young FROM ${schema}.blob WHERE id = $1`;
+    expect((await fixture.sql.query(young, [row.id])).rows).toEqual([{ young: true }]);
+  });
+
+  it('a begin that waits for a takedown which blocks is refused, though its snapshot had no block', async () => {
+    const key = newKey();
+    await makeLive(catalog, key);
+    await fixture.age(key, dayMs);
+    const begun = whileTakingDown(key, true, () => catalog.begin(key, 10));
+    await expect(begun).rejects.toMatchObject({ code: 'BLOB_BLOCKED' });
+    expect(await fixture.read(key)).toMatchObject({ state: 'taken_down', generation: 1, leases: 0 });
+  });
+
+  it('a begin that waits for the deletion of what may not be stored again is refused', async () => {
+    const key = newKey();
+    const row = await makeLive(catalog, key);
+    await fixture.age(key, dayMs);
+    await fixture.block(key);
+    const client = await fixture.sql.connect();
+    await client.query('BEGIN');
+    await client.query(`UPDATE ${fixture.schema}.blob SET state = 'deleting' WHERE id = $1`, [row.id]);
+    const refused = expect(catalog.begin(key, 10)).rejects.toMatchObject({ code: 'BLOB_BLOCKED' });
+    await fixture.untilWaiting();
+    await client.query('COMMIT');
+    client.release();
+    await refused;
+    expect(await fixture.read(key)).toMatchObject({ state: 'deleting', leases: 0 });
+  });
+
+  it('a commit, and an adoption, that wait for a takedown are refused; the next upload is new data', async () => {
+    const key = newKey();
+    const held = await beginUpload(catalog, key);
+    expect(await whileTakingDown(key, false, () => catalog.commit(held, 10))).toBeUndefined();
+    expect(await fixture.read(key)).toMatchObject({ state: 'taken_down', leases: 0 });
+    expect(await makeLive(catalog, key)).toMatchObject({ state: 'live', generation: 2 });
+    expect(await catalog.commit(held, 10)).toMatchObject({ outcome: 'exists', row: { generation: 2 } });
+    const other = newKey();
+    await beginUpload(catalog, other);
+    expect(await whileTakingDown(other, true, () => catalog.adopt(other, logicalKey(other), 10))).toBeUndefined();
+    expect(await fixture.read(other)).toMatchObject({ state: 'taken_down' });
   });
 
   it('the last touch never goes back when one waits for the other', async () => {

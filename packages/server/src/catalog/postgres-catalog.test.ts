@@ -38,6 +38,23 @@ describe('begin and commit', () => {
     expect(Math.abs(row.touchedAt.getTime() - Date.now())).toBeLessThan(60_000);
   });
 
+  it('is blocked in one namespace, under one prefix or under any', async () => {
+    const key = newKey('orders', 'team');
+    const elsewhere: BlobKey[] = [
+      { ...key, namespace: 'billing' },
+      { ...key, prefix: 'team/reports' },
+    ];
+    const { prefix: _, ...withoutPrefix } = key;
+    await fixture.block(key);
+    await expect(catalog.begin(key, 10)).rejects.toMatchObject({ code: 'BLOB_BLOCKED' });
+    for (const other of [...elsewhere, withoutPrefix]) await makeLive(catalog, other);
+    const any = newKey('orders', 'team');
+    await fixture.block(any, { anyPrefix: true });
+    for (const other of [any, { ...any, prefix: 'x' }])
+      await expect(catalog.begin(other, 10)).rejects.toMatchObject({ code: 'BLOB_BLOCKED' });
+    await makeLive(catalog, { ...any, namespace: 'billing' });
+  });
+
   it('never hands out the name of a deleted object again', async () => {
     const key = newKey();
     const { physicalKey: first } = await makeLive(catalog, key);

@@ -7,10 +7,10 @@
  *   row-events.ts        hears which rows left `live`; while it does, row-cache.ts is used
  *   lease-sweep.ts       ends leases whose holder died
  */
-import { type BlobKey, LpsError, newGeneration, parseKey } from '@large-payload/core';
+import { type BlobKey, isLpsError, LpsError, newGeneration, parseKey } from '@large-payload/core';
 import pg from 'pg';
 import { keyColumns, keyOf, logicalKey, type Protection, suffixOf, toLiveRow } from './blob-record.js';
-import type { Beginning, BlobRow, Catalog, Commit, Lease } from './catalog.js';
+import { type Beginning, type BlobRow, blocked, type Catalog, type Commit, type Lease, takenDown } from './catalog.js';
 import { asOpenError, connectionSettings, type Database, openDatabase, type Row } from './database.js';
 import { endLease, type SizeOf, sweepLeases } from './lease-sweep.js';
 import { prefixBounds } from './list-range.js';
@@ -40,6 +40,8 @@ export interface CatalogOptions {
   readonly schema?: string;
   /** Rows in the cache; 0 turns it off, and with it the connection that listens. Default 50,000 (about 50 MB). */
   readonly cacheEntries?: number;
+  /** Asked before each use of that cache; while it says no, Postgres is asked. */
+  readonly mayUseRows?: () => boolean;
   /** For one statement, waiting for locks included. Default 10 s. */
   readonly statementTimeoutMs?: number;
   readonly log?: (line: string) => void;
@@ -48,7 +50,7 @@ export interface CatalogOptions {
 
 const hourMs = 3_600_000;
 const maxKeysAtOnce = 1000;
-const commitAttempts = 5;
+const settleAttempts = 5;
 
 /**
  * Opens the catalog; makes or migrates its tables first. Throws CONFIG_INVALID when options or database can't work,
@@ -111,6 +113,12 @@ export async function prepare(url: string, schema: string): Promise<string> {
   }
 }
 
+/** A row as a statement left it, and what else that said. */
+interface Settled {
+  readonly row: BlobRow;
+  readonly found: Row;
+}
+
 class PostgresCatalog implements Catalog {
   readonly id: string;
   readonly #database: Database;
@@ -125,7 +133,7 @@ class PostgresCatalog implements Catalog {
     this.#settings = settings;
     this.#sql = statements(settings.schema);
     const cacheEntries = options.cacheEntries ?? 50_000;
-    const cache = new RowCache(cacheEntries);
+    const cache = new RowCache(cacheEntries, options.mayUseRows);
     this.#cache = cache;
     const tell = options.onEvent ?? (() => undefined);
     if (cacheEntries === 0) return;
@@ -153,11 +161,11 @@ class PostgresCatalog implements Catalog {
     const known = this.#cache.get(logicalKey(key));
     if (known !== undefined && !known.touchDue) return { kind: 'present', row: known, touched: false };
     const { touchIntervalMs } = this.#settings;
-    const values = [...keyColumns(key), size, newGeneration(), touchIntervalMs, leaseMs];
-    const read = this.#reading();
-    const [found] = await this.#database.run(this.#sql.begin, values);
-    if (found === undefined) throw new LpsError('BLOB_NOT_FOUND', 'the blob was taken down');
-    const row = read(found, logicalKey(key));
+    const logical = logicalKey(key);
+    const values = [...keyColumns(key), size, newGeneration(), touchIntervalMs, leaseMs, logical];
+    const settled = await this.#settle('begin', values, logical);
+    if (settled === undefined) throw new LpsError('INTERNAL', 'an upload was neither begun nor refused');
+    const { found, row } = settled;
     if (found.lease_id === null) return { kind: 'present', row, touched: found.touched === true };
     return {
       kind: 'upload',
@@ -175,36 +183,45 @@ class PostgresCatalog implements Catalog {
 
   async commit(lease: Lease, size: number): Promise<Commit | undefined> {
     const suffix = suffixOf(lease.key, lease.physicalKey);
-    const values = [...keyColumns(parseKey(lease.key)), size, lease.generation, suffix, lease.overwrite, lease.id];
-    const settled = await this.#settle('commit', values, lease.key);
-    if (settled !== undefined) {
-      return {
-        outcome: settled.was === 'live' || settled.was === 'quarantined' ? 'exists' : 'created',
-        row: settled.row,
-      };
+    const { id, key, generation, physicalKey, overwrite } = lease;
+    const values = [...keyColumns(parseKey(key)), size, generation, suffix, overwrite, id, physicalKey];
+    const settled = await this.#settle('commit', values, key).catch(async (error: unknown) => {
+      if (isLpsError(error, 'BLOB_BLOCKED')) await this.abandon(lease);
+      throw error;
+    });
+    if (settled === undefined) {
+      await this.abandon(lease);
+      return undefined;
     }
-    await this.abandon(lease);
-    return undefined;
+    const { was } = settled.found;
+    return { outcome: was === 'live' || was === 'quarantined' ? 'exists' : 'created', row: settled.row };
   }
 
   async adopt(key: BlobKey, physicalKey: string, size: number): Promise<BlobRow | undefined> {
     const logical = logicalKey(key);
     const suffix = suffixOf(logical, physicalKey);
-    const values = [...keyColumns(key), size, suffix === '' ? 1 : 2, suffix];
+    const values = [...keyColumns(key), size, suffix === '' ? 1 : 2, suffix, physicalKey];
     return (await this.#settle('adopt', values, logical))?.row;
   }
 
-  /** Runs a statement that finds the row with its lock, or inserts it; again when another one was inserted meanwhile. */
-  async #settle(
-    name: 'commit' | 'adopt',
-    values: unknown[],
-    key: string,
-  ): Promise<{ row: BlobRow; was: unknown } | undefined> {
-    for (let attempt = 1; attempt <= commitAttempts; attempt++) {
+  async mayTakeIn(key: BlobKey, physicalKey: string): Promise<void> {
+    const [namespace, prefix, digest] = keyColumns(key);
+    const [found] = await this.#database.run(this.#sql.strange, [namespace, prefix, digest, physicalKey]);
+    if (found?.is_erased === true) throw takenDown();
+    if (found?.is_blocked === true) throw blocked();
+  }
+
+  /**
+   * Runs a statement that finds the row with its lock, or inserts it; again when another one was inserted meanwhile, or what
+   * it decides by was changed while it waited. `undefined` when it refused; throws BLOB_BLOCKED.
+   */
+  async #settle(name: 'begin' | 'commit' | 'adopt', values: unknown[], key: string): Promise<Settled | undefined> {
+    for (let attempt = 1; attempt <= settleAttempts; attempt++) {
       const read = this.#reading();
       const [found] = await this.#database.run(this.#sql[name], values);
-      if (found !== undefined && found.id !== null) return { row: read(found, key), was: found.was };
-      if (found?.was != null) return undefined;
+      if (found !== undefined && found.id !== null) return { found, row: read(found, key) };
+      if (found?.is_blocked === true) throw blocked();
+      if (found?.was != null || found?.is_erased === true) return undefined;
     }
     throw new LpsError('CATALOG_UNAVAILABLE', 'the row of this blob comes and goes');
   }
@@ -220,7 +237,13 @@ class PostgresCatalog implements Catalog {
   }
 
   async renew(lease: Lease): Promise<boolean> {
-    return (await this.#database.run(this.#sql.renew, [lease.id, this.#settings.leaseMs])).length > 0;
+    return (
+      (await this.#database.run(this.#sql.renew, [lease.id, this.#settings.leaseMs, lease.physicalKey])).length > 0
+    );
+  }
+
+  forgetRows(keys?: readonly string[]): void {
+    this.#cache.forget(keys);
   }
 
   async lookup(key: BlobKey): Promise<BlobRow | undefined> {

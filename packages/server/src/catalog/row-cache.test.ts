@@ -29,6 +29,15 @@ it('gives a row back until its eviction', () => {
   expect(cache.get('key 1')).toBeUndefined();
 });
 
+it('forgets rows by their keys, or all', () => {
+  const cache = opened();
+  for (const id of [1, 2, 3]) cache.put(live(id), cache.version);
+  cache.forget(['key 1', 'key 9']);
+  expect([cache.get('key 1'), cache.get('key 2')?.id]).toEqual([undefined, 2n]);
+  cache.forget();
+  expect(cache.size).toBe(0);
+});
+
 it('says that a touch is due when its time has come', () => {
   const cache = opened();
   cache.put(live(1), cache.version);
@@ -49,6 +58,10 @@ it('does not take in what was read before an eviction or a loss', () => {
   const { version } = cache;
   cache.evict(1n);
   cache.put(live(1), version);
+  expect(cache.get('key 1')).toBeUndefined();
+  const beforeForgetting = cache.version;
+  cache.forget(['key 1']);
+  cache.put(live(1), beforeForgetting);
   expect(cache.get('key 1')).toBeUndefined();
   const beforeLoss = cache.version;
   cache.drop();

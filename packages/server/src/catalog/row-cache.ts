@@ -33,11 +33,14 @@ export class RowCache {
   readonly #maxEntries: number;
   readonly #rows = new Map<string, LiveRow>();
   readonly #keys = new Map<bigint, string>();
+  readonly #mayUse: () => boolean;
   #open = false;
   #version = 0;
 
-  constructor(maxEntries: number) {
+  /** `mayUse`: asked before each use, beside `open`. */
+  constructor(maxEntries: number, mayUse: () => boolean = () => true) {
     this.#maxEntries = maxEntries;
+    this.#mayUse = mayUse;
   }
 
   get version(): number {
@@ -50,7 +53,7 @@ export class RowCache {
 
   get(key: string): BlobRow | undefined {
     const found = this.#rows.get(key); // none while it is closed
-    if (found === undefined) return undefined;
+    if (found === undefined || !this.#mayUse()) return undefined;
     this.#rows.delete(key);
     this.#rows.set(key, found);
     return isPast(found.dueAt) ? { ...found.row, touchDue: true } : found.row;
@@ -70,6 +73,12 @@ export class RowCache {
     this.#version++;
     const key = this.#keys.get(id);
     if (key !== undefined) this.#remove(key);
+  }
+
+  /** These keys' rows, or all, go, and what is being read now does not come in. */
+  forget(keys: readonly string[] = [...this.#rows.keys()]): void {
+    this.#version++;
+    for (const key of keys) this.#remove(key);
   }
 
   /** From now on evictions reach us. */

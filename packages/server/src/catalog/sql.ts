@@ -28,45 +28,64 @@ const ms = (parameter: string): string => `${parameter} * interval '1 millisecon
 export function statements(schema: string) {
   const blob = `${schema}.blob`;
   const lease = `${schema}.lease`;
+  /** What may not be stored again. The names that takedowns erase are those of `erased`. */
+  const blocked = `SELECT 1 FROM ${schema}.block WHERE namespace = $1 AND digest = $3 AND (is_any_prefix OR prefix = $2)`;
+  const erased = (name: string): string => `EXISTS (SELECT FROM ${schema}.takedown_blob WHERE physical_key = ${name})`;
+  const startsAnew = `b.state IN ('deleting', 'gone', 'taken_down')`;
 
-  /** $5 size, $6 new suffix, $7 touch interval, $8 lease time. No row: taken down. */
+  /**
+   * $5 size, $6 new suffix, $7 touch interval, $8 lease time, $9 key. One row; its id is null when nothing was written:
+   * blocked, or (`is_blocked` false) to be tried again, the row having been taken down while this waited for it. Blocks come
+   * in the transaction that takes down, so whose snapshot has one has the other.
+   */
   const begin = named(
     'begin',
     `
     WITH fresh AS MATERIALIZED (
       SELECT ${columns('b')} FROM ${blob} b
       WHERE ${byKey} AND state = 'live' AND touched_at > now() - ${ms('$7::float8')}
+    ), blocked AS MATERIALIZED (${blocked}
     ), written AS (
       INSERT INTO ${blob} AS b (namespace, prefix, digest, metadata_digest, size, state, generation, physical_suffix)
-      SELECT $1, $2, $3, $4, $5, 'uploading', 1, '' WHERE NOT EXISTS (SELECT FROM fresh)
+      SELECT $1, $2, $3, $4, $5, 'uploading', 1 + erased::int, CASE WHEN erased THEN $6 ELSE '' END
+      FROM (SELECT ${erased('$9')} AS erased) name
+      WHERE NOT EXISTS (SELECT FROM fresh) AND (NOT EXISTS (SELECT FROM blocked)
+        OR EXISTS (SELECT FROM ${blob} WHERE ${byKey} AND state IN ('live', 'quarantined')))
       ON CONFLICT (namespace, prefix, digest, metadata_digest) DO UPDATE SET
-        state = CASE WHEN b.state = 'quarantined' THEN 'live' WHEN b.state IN ('deleting', 'gone') THEN 'uploading' ELSE b.state END,
+        state = CASE WHEN b.state = 'quarantined' THEN 'live' WHEN ${startsAnew} THEN 'uploading' ELSE b.state END,
         quarantined_at = NULL,
-        generation = b.generation + (b.state IN ('deleting', 'gone'))::int,
-        physical_suffix = CASE WHEN b.state IN ('deleting', 'gone') THEN $6 ELSE b.physical_suffix END,
-        size = CASE WHEN b.state IN ('deleting', 'gone') THEN $5 ELSE b.size END,
+        generation = b.generation + (${startsAnew})::int,
+        physical_suffix = CASE WHEN ${startsAnew} THEN $6 ELSE b.physical_suffix END,
+        size = CASE WHEN ${startsAnew} THEN $5 ELSE b.size END,
+        created_at = CASE WHEN ${startsAnew} THEN now() ELSE b.created_at END,
         touched_at = CASE WHEN b.state = 'damaged' THEN b.touched_at ELSE greatest(b.touched_at, now()) END
-      WHERE b.state <> 'taken_down'
+      WHERE b.state IN ('live', 'quarantined') OR (NOT EXISTS (SELECT FROM blocked) AND (b.state <> 'taken_down'
+        OR EXISTS (SELECT FROM ${blob} s WHERE s.id = b.id AND s.generation = b.generation AND s.state = 'taken_down')))
       RETURNING ${columns('b')}
     ), leased AS (
       INSERT INTO ${lease} (blob_id, generation, size, expires_at)
       SELECT id, generation, $5, clock_timestamp() + ${ms('$8::float8')} FROM written WHERE state IN ('uploading', 'damaged')
       RETURNING id AS lease_id, expires_at
     )
-    SELECT fresh.*, NULL::bigint AS lease_id, NULL::timestamptz AS expires_at, false AS touched FROM fresh
-    UNION ALL
-    SELECT written.*, lease_id, expires_at, true FROM written LEFT JOIN leased ON true`,
+    SELECT found.*, CASE WHEN found.id IS NULL THEN EXISTS (SELECT FROM blocked) END AS is_blocked
+    FROM (SELECT) one LEFT JOIN (
+      SELECT fresh.*, NULL::bigint AS lease_id, NULL::timestamptz AS expires_at, false AS touched FROM fresh
+      UNION ALL
+      SELECT written.*, lease_id, expires_at, true FROM written LEFT JOIN leased ON true
+    ) found ON true`,
   );
 
   /**
-   * $5 size, $6 generation, $7 suffix, $8 overwrite, $9 lease id. One row: `was` is the state before, null when the row
-   * had vanished; `id` is null when nothing was written: refused, or (`was` null as well) to be tried again.
+   * $5 size, $6 generation, $7 suffix, $8 overwrite, $9 lease id, $10 physical key. One row: `was` is the state before, null
+   * when the row had vanished; `id` is null when nothing was written: blocked, erased, refused, or (`was` null as well) to be
+   * tried again. What stands is used, and nothing stored: a block says nothing of it.
    */
   const commit = named(
     'commit',
     `
     WITH before AS MATERIALIZED (
       SELECT id, state, generation, physical_suffix FROM ${blob} WHERE ${byKey} FOR NO KEY UPDATE
+    ), blocked AS MATERIALIZED (${blocked}
     ), updated AS (
       UPDATE ${blob} b SET
         state = 'live', quarantined_at = NULL, damaged_at = NULL,
@@ -76,12 +95,13 @@ export function statements(schema: string) {
       FROM before
       WHERE b.id = before.id AND (
         before.state IN ('live', 'quarantined')
-        OR (before.state = 'uploading' AND before.generation = $6 AND before.physical_suffix = $7)
-        OR (before.state = 'damaged' AND before.generation = $6 AND $8))
+        OR (NOT EXISTS (SELECT FROM blocked) AND before.generation = $6
+          AND ((before.state = 'uploading' AND before.physical_suffix = $7) OR (before.state = 'damaged' AND $8))))
       RETURNING ${columns('b')}
     ), inserted AS (
       INSERT INTO ${blob} AS b (namespace, prefix, digest, metadata_digest, size, state, generation, physical_suffix)
       SELECT $1, $2, $3, $4, $5, 'live', $6, $7 WHERE NOT EXISTS (SELECT FROM before)
+        AND NOT EXISTS (SELECT FROM blocked) AND NOT ${erased('$10')}
       ON CONFLICT DO NOTHING
       RETURNING ${columns('b')}
     ), settled AS (
@@ -89,15 +109,18 @@ export function statements(schema: string) {
     ), ended AS (
       DELETE FROM ${lease} l USING settled WHERE l.id = $9
     )
-    SELECT settled.*, (SELECT state FROM before) AS was FROM (SELECT) one LEFT JOIN settled ON true`,
+    SELECT settled.*, (SELECT state FROM before) AS was, CASE WHEN settled.id IS NULL THEN EXISTS (SELECT FROM blocked) END AS is_blocked,
+      CASE WHEN settled.id IS NULL THEN ${erased('$10')} END AS is_erased
+    FROM (SELECT) one LEFT JOIN settled ON true`,
   );
 
-  /** $5 size, $6 generation of a new row, $7 suffix. As with commit; `exists` rows come back as they are. */
+  /** $5 size, $6 generation of a new row, $7 suffix, $8 physical key. As with commit; `exists` rows come back as they are. */
   const adopt = named(
     'adopt',
     `
     WITH before AS MATERIALIZED (
       SELECT ${columns('b')} FROM ${blob} b WHERE ${byKey} FOR NO KEY UPDATE
+    ), blocked AS MATERIALIZED (${blocked}
     ), updated AS (
       UPDATE ${blob} b SET
         state = 'live', quarantined_at = NULL, damaged_at = NULL, size = $5,
@@ -105,18 +128,25 @@ export function statements(schema: string) {
         touched_at = greatest(b.touched_at, now())
       FROM before
       WHERE b.id = before.id AND before.state IN ('uploading', 'damaged') AND before.physical_suffix = $7
+        AND NOT EXISTS (SELECT FROM blocked)
       RETURNING ${columns('b')}
     ), inserted AS (
       INSERT INTO ${blob} AS b (namespace, prefix, digest, metadata_digest, size, state, generation, physical_suffix)
       SELECT $1, $2, $3, $4, $5, 'live', $6, $7 WHERE NOT EXISTS (SELECT FROM before)
+        AND NOT EXISTS (SELECT FROM blocked) AND NOT ${erased('$8')}
       ON CONFLICT DO NOTHING
       RETURNING ${columns('b')}
     ), settled AS (
       SELECT * FROM updated UNION ALL SELECT * FROM inserted
       UNION ALL SELECT * FROM before WHERE state IN ('live', 'quarantined')
     )
-    SELECT settled.*, (SELECT state FROM before) AS was FROM (SELECT) one LEFT JOIN settled ON true`,
+    SELECT settled.*, (SELECT state FROM before) AS was, CASE WHEN settled.id IS NULL THEN EXISTS (SELECT FROM blocked) END AS is_blocked,
+      CASE WHEN settled.id IS NULL THEN ${erased('$8')} END AS is_erased
+    FROM (SELECT) one LEFT JOIN settled ON true`,
   );
+
+  /** $1 namespace, $2 prefix, $3 digest, $4 physical key. Whether an object that the catalog does not know may be served, and taken in. */
+  const strange = named('strange', `SELECT EXISTS (${blocked}) AS is_blocked, ${erased('$4')} AS is_erased`);
 
   /**
    * $1 ids, $2 touch interval, $3 whether it is a read: then a revival is one that the collection did not expect, and is
@@ -178,17 +208,19 @@ export function statements(schema: string) {
     ORDER BY prefix, digest, metadata_digest LIMIT $8`,
   );
 
-  return { begin, commit, adopt, touch, lookup, lookupMany, markDamaged, list, ...leaseStatements(blob, lease) };
+  return { begin, commit, adopt, strange, touch, lookup, lookupMany, markDamaged, list, ...leaseStatements(schema) };
 }
 
-function leaseStatements(blob: string, lease: string) {
+function leaseStatements(schema: string) {
+  const [blob, lease] = [`${schema}.blob`, `${schema}.lease`];
   return {
-    /** $1 lease, $2 lease time. A sweeper that has claimed it meanwhile will leave it. */
+    /** $1 lease, $2 lease time, $3 physical key. A sweeper that has claimed it meanwhile will leave it. None: taken down. */
     renew: named(
       'renew',
       `
-      UPDATE ${lease} SET epoch = epoch + 1, expires_at = clock_timestamp() + ${ms('$2::float8')}
-      WHERE id = $1 RETURNING id`,
+      UPDATE ${lease} l SET epoch = epoch + 1, expires_at = clock_timestamp() + ${ms('$2::float8')}
+      WHERE id = $1 AND NOT EXISTS (SELECT FROM ${blob} WHERE id = l.blob_id AND state = 'taken_down')
+        AND NOT EXISTS (SELECT FROM ${schema}.takedown_blob WHERE physical_key = $3) RETURNING id`,
     ),
     /** $1 limit, $2 time for the sweeper. Locks nothing beyond the statement: a crashed sweeper's claims expire. */
     claimExpired: named(
@@ -206,15 +238,24 @@ function leaseStatements(blob: string, lease: string) {
       FROM claimed LEFT JOIN ${blob} b
         ON b.id = claimed.blob_id AND b.generation = claimed.generation AND b.state = 'uploading'`,
     ),
-    /** The object is there. $1 blob, $2 generation, $3 suffix, $4 lease, $5 epoch, $6 size. True whoever else uploads. */
+    /**
+     * The object is there. $1 blob, $2 generation, $3 suffix, $4 lease, $5 epoch, $6 size. True whoever else uploads. Of what
+     * must not be stored again nothing is revived, and the lease is still to be ended.
+     */
     settlePresent: named(
       'settle_present',
       `
-      WITH revived AS (
+      WITH blocked AS MATERIALIZED (
+        SELECT FROM ${schema}.block k JOIN ${blob} b ON b.namespace = k.namespace AND b.digest = k.digest
+        WHERE b.id = $1 AND (k.is_any_prefix OR k.prefix = b.prefix)
+      ), revived AS (
         UPDATE ${blob} SET state = 'live', size = $6, touched_at = greatest(touched_at, now())
-        WHERE id = $1 AND generation = $2 AND physical_suffix = $3 AND state = 'uploading' RETURNING id
-      ), revived_first AS (SELECT count(*) FROM revived)
-      DELETE FROM ${lease} USING revived_first WHERE id = $4 AND epoch = $5 RETURNING id`,
+        WHERE id = $1 AND generation = $2 AND physical_suffix = $3 AND state = 'uploading'
+          AND NOT EXISTS (SELECT FROM blocked) RETURNING id
+      ), revived_first AS (SELECT count(*) FROM revived), ended AS (
+        DELETE FROM ${lease} USING revived_first WHERE id = $4 AND epoch = $5 AND NOT EXISTS (SELECT FROM blocked) RETURNING id
+      )
+      SELECT (SELECT count(*) FROM ended)::int AS ended, EXISTS (SELECT FROM blocked) AS is_blocked`,
     ),
     /** First of the transaction that ends a lease: from here on nobody can begin or commit. $1 blob. */
     lockBlob: { text: `SELECT id FROM ${blob} WHERE id = $1 FOR UPDATE` },

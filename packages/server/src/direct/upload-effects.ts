@@ -1,5 +1,5 @@
 /** What direct uploads do to the catalog, by what the bucket says of the object. Each may be done again. */
-import { type BlobStore, LpsError, parseKey } from '@large-payload/core';
+import { type BlobStore, isLpsError, LpsError, parseKey } from '@large-payload/core';
 import type { Catalog, Commit, Lease } from '../catalog/catalog.js';
 import type { Alarms } from '../catalogued.js';
 import { hashObject } from '../hash-object.js';
@@ -9,7 +9,7 @@ import type { DirectUpload } from './upload-workflow.js';
 export interface UploadEffects {
   /**
    * Makes the blob live, its object being right. Throws UPLOAD_INCOMPLETE when there is no object, TRY_AGAIN when it is a
-   * wrong one (the next upload then replaces it), or the blob was deleted or taken down meanwhile.
+   * wrong one (the next upload then replaces it), or the blob was deleted or taken down meanwhile; BLOB_BLOCKED.
    */
   activate(upload: DirectUpload): Promise<Commit>;
   /** Ends the lease: the blob becomes live when its object is right, else its row goes unless somebody else uploads. */
@@ -41,7 +41,11 @@ export function uploadEffects(source: BlobStore, catalog: Catalog, alarms: Alarm
     },
     async settle(upload) {
       const { key, physicalKey } = upload.lease;
-      if ((await look(upload)) === 'right') await catalog.adopt(parseKey(key), physicalKey, upload.size);
+      if ((await look(upload)) === 'right') {
+        await catalog.adopt(parseKey(key), physicalKey, upload.size).catch((error: unknown) => {
+          if (!isLpsError(error, 'BLOB_BLOCKED')) throw error; // it is never served, and the upload is over
+        });
+      }
       await catalog.abandon(leaseOf(upload));
     },
   };

@@ -33,6 +33,11 @@ export interface LifecycleHarness {
   read(key: BlobKey): Promise<HarnessRow | undefined>;
   /** Puts a key's row into a state as if something had. */
   force(key: BlobKey, state: BlobState | 'absent', options?: { generation?: number; suffix?: string }): Promise<void>;
+  /** As a takedown does: the row, if there is one that has something to erase, and the name of its object. */
+  takeDown(key: BlobKey): Promise<void>;
+  /** Forbids that the bytes are stored again, under the key's prefix. */
+  block(key: BlobKey): Promise<void>;
+  unblock(key: BlobKey): Promise<void>;
   /** The rows were made again, as of now. */
   rebuilt(): Promise<void>;
   close(): Promise<void>;

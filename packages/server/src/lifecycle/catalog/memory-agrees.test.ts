@@ -32,6 +32,7 @@ const moves = [
   ] as const),
   ...(['quarantine', 'retire', 'delete', 'undelete', 'pin', 'pin a prefix', 'pin for an hour', 'unpin'] as const),
   ...(['another leader', 'old leader', 'rebuilt', 'let time pass', 'let time pass', 'round'] as const),
+  ...(['take down', 'block', 'unblock', 'ask to take in'] as const),
   ...(['upload', 'mark', 'mark', 'quarantine', 'retire'] as const), // more often
 ] as const;
 type Move = (typeof moves)[number];
@@ -204,6 +205,10 @@ class Side {
       const [pin] = this.#pins.splice(pick % (this.#pins.length || 1), 1);
       return pin && this.harness.lifecycle.removePin(pin.id);
     },
+    'take down': (key) => this.harness.takeDown(key),
+    block: (key) => this.harness.block(key),
+    unblock: (key) => this.harness.unblock(key),
+    'ask to take in': (key) => this.harness.catalog.mayTakeIn(key, logicalKey(key)),
     'another leader': async () => {
       this.#before = this.#fence;
       this.#fence = await this.harness.lead();

@@ -20,6 +20,12 @@ function open(): { catalog: Catalog; fixture: StatesSite } {
         const row = rowOf(key);
         if (row !== undefined) row.touchedAt -= byMs;
       },
+      async block({ namespace, digest, prefix = '' }, { anyPrefix = false } = {}) {
+        model.blocks.push({ namespace, digest, prefix: anyPrefix ? undefined : prefix });
+      },
+      async erase(key, physicalKey = logicalKey(key)) {
+        model.erased.add(physicalKey);
+      },
       async expireLeases() {
         for (const lease of model.leases.values()) lease.expiresAt = model.now() - 1000;
       },

@@ -4,7 +4,15 @@
  */
 import { type BlobKey, LpsError, parseKey } from '@large-payload/core';
 import { logicalKey, suffixOf } from '../../catalog/blob-record.js';
-import type { Beginning, BlobRow, Catalog, Commit, Lease } from '../../catalog/catalog.js';
+import {
+  type Beginning,
+  type BlobRow,
+  blocked,
+  type Catalog,
+  type Commit,
+  type Lease,
+  takenDown,
+} from '../../catalog/catalog.js';
 import type { SizeOf } from '../../catalog/lease-sweep.js';
 import type { MemoryBlob, MemoryLease, MemoryModel } from './memory-model.js';
 
@@ -22,11 +30,11 @@ export class MemoryCatalog implements Catalog {
   async begin(key: BlobKey, size: number, leaseMs = this.#model.leaseMs): Promise<Beginning> {
     const model = this.#model;
     const known = model.blobsByKey.get(logicalKey(key));
-    if (known?.state === 'taken_down') throw new LpsError('BLOB_NOT_FOUND', 'the blob was taken down');
     if (known !== undefined && model.isFresh(known))
       return { kind: 'present', row: model.toRow(known), touched: false };
-    const row = known ?? model.add(key, { size, state: 'uploading', generation: 1, suffix: '' });
-    if (row.state === 'deleting' || row.state === 'gone') {
+    if (known?.state !== 'live' && known?.state !== 'quarantined' && model.isBlocked(key)) throw blocked();
+    const row = known ?? model.add(key, { size, state: 'uploading', ...this.#firstName(key) });
+    if (row.state === 'deleting' || row.state === 'gone' || row.state === 'taken_down') {
       Object.assign(row, { size, generation: row.generation + 1, suffix: model.newSuffix() });
       model.become(row, 'uploading');
     }
@@ -34,6 +42,11 @@ export class MemoryCatalog implements Catalog {
     if (row.state !== 'damaged') model.touch(row);
     if (row.state === 'live') return { kind: 'present', row: model.toRow(row), touched: true };
     return { kind: 'upload', lease: this.#lease(row, leaseMs) };
+  }
+
+  #firstName(key: BlobKey): Pick<MemoryBlob, 'generation' | 'suffix'> {
+    const isErased = this.#model.erased.has(logicalKey(key));
+    return isErased ? { generation: 2, suffix: this.#model.newSuffix() } : { generation: 1, suffix: '' };
   }
 
   #lease(row: MemoryBlob, leaseMs: number): Lease {
@@ -53,11 +66,18 @@ export class MemoryCatalog implements Catalog {
     const suffix = suffixOf(lease.key, lease.physicalKey);
     const row = this.#model.blobsByKey.get(lease.key);
     const was = row?.state;
-    const settled = row === undefined ? this.#addLive(parseKey(lease.key), lease.generation, suffix, size) : row;
-    if (row !== undefined && !this.#settle(row, lease, suffix, size)) {
+    const isPresent = was === 'live' || was === 'quarantined';
+    const isBlocked = !isPresent && this.#model.isBlocked(parseKey(lease.key));
+    const isRefused =
+      row === undefined
+        ? this.#model.erased.has(lease.physicalKey)
+        : isBlocked || !this.#settle(row, lease, suffix, size);
+    if (isBlocked || isRefused) {
       await this.abandon(lease);
+      if (isBlocked) throw blocked();
       return undefined;
     }
+    const settled = row ?? this.#addLive(parseKey(lease.key), lease.generation, suffix, size);
     this.#model.leases.delete(BigInt(lease.id));
     return { outcome: was === 'live' || was === 'quarantined' ? 'exists' : 'created', row: this.#model.toRow(settled) };
   }
@@ -92,9 +112,10 @@ export class MemoryCatalog implements Catalog {
     if (row.generation === 1 && row.suffix === '' && !model.hasLease(row)) model.remove(row);
   }
 
-  async renew({ id }: Lease): Promise<boolean> {
+  async renew({ id, physicalKey }: Lease): Promise<boolean> {
     const lease = this.#model.leases.get(BigInt(id));
-    if (lease === undefined) return false;
+    if (lease === undefined || this.#model.erased.has(physicalKey)) return false;
+    if (this.#model.blobs.get(lease.blobId)?.state === 'taken_down') return false;
     lease.epoch += 1;
     lease.expiresAt = this.#model.now() + this.#model.leaseMs;
     return true;
@@ -127,8 +148,12 @@ export class MemoryCatalog implements Catalog {
   async adopt(key: BlobKey, physicalKey: string, size: number): Promise<BlobRow | undefined> {
     const suffix = suffixOf(logicalKey(key), physicalKey);
     const row = this.#model.blobsByKey.get(logicalKey(key));
-    if (row === undefined) return this.#model.toRow(this.#addLive(key, suffix === '' ? 1 : 2, suffix, size));
-    if (row.state === 'live' || row.state === 'quarantined') return this.#model.toRow(row);
+    if (row?.state === 'live' || row?.state === 'quarantined') return this.#model.toRow(row);
+    if (this.#model.isBlocked(key)) throw blocked();
+    if (row === undefined) {
+      if (this.#model.erased.has(physicalKey)) return undefined;
+      return this.#model.toRow(this.#addLive(key, suffix === '' ? 1 : 2, suffix, size));
+    }
     if ((row.state !== 'uploading' && row.state !== 'damaged') || row.suffix !== suffix) return undefined;
     row.generation += row.state === 'damaged' ? 1 : 0;
     row.size = size;
@@ -136,6 +161,13 @@ export class MemoryCatalog implements Catalog {
     this.#model.touch(row);
     return this.#model.toRow(row);
   }
+
+  async mayTakeIn(key: BlobKey, physicalKey: string): Promise<void> {
+    if (this.#model.erased.has(physicalKey)) throw takenDown();
+    if (this.#model.isBlocked(key)) throw blocked();
+  }
+
+  forgetRows(): void {}
 
   async markDamaged({ id, generation }: Pick<BlobRow, 'id' | 'generation'>): Promise<void> {
     const row = this.#model.blobs.get(id);
@@ -155,14 +187,15 @@ export class MemoryCatalog implements Catalog {
       const suffix = row?.suffix;
       const size = row && (await sizeOf(model.physicalKey(row)));
       const present = size === undefined ? undefined : this.#uploading(lease);
-      if (size !== undefined && present !== undefined && present.suffix === suffix) {
+      const isBlocked = row !== undefined && model.isBlocked(row.blob);
+      if (!isBlocked && size !== undefined && present !== undefined && present.suffix === suffix) {
         present.size = size;
         model.become(present, 'live');
         model.touch(present);
       }
       const current = model.leases.get(lease.id);
       if (current === undefined || current.epoch !== epoch) continue;
-      if (size === undefined) this.#end(lease);
+      if (size === undefined || isBlocked) this.#end(lease);
       else model.leases.delete(lease.id);
       ended += 1;
     }

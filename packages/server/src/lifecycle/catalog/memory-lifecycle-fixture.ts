@@ -39,6 +39,19 @@ export function openMemoryHarness(): MemoryHarness {
       Object.assign(row, { generation, suffix });
       model.become(row, state);
     },
+    async takeDown(key) {
+      const row = model.blobsByKey.get(logicalKey(key));
+      if (row === undefined || row.state === 'gone' || row.state === 'taken_down') return;
+      model.erased.add(model.physicalKey(row));
+      model.become(row, 'taken_down');
+    },
+    async block({ namespace, digest, prefix = '' }) {
+      model.blocks.push({ namespace, digest, prefix });
+    },
+    async unblock({ digest }) {
+      const others = model.blocks.filter((block) => block.digest !== digest);
+      model.blocks.splice(0, model.blocks.length, ...others);
+    },
     async rebuilt() {
       model.rebuiltAt = now;
     },

@@ -46,6 +46,10 @@ export class MemoryModel {
   readonly leases = new Map<bigint, MemoryLease>();
   /** When quarantined blobs were revived by reads. */
   readonly revivals: number[] = [];
+  /** What may not be stored again: namespace, digest, and the prefix, or any. */
+  readonly blocks: { readonly namespace: string; readonly digest: string; readonly prefix: string | undefined }[] = [];
+  /** Names of objects that takedowns erase. */
+  readonly erased = new Set<string>();
   rebuiltAt: number | undefined;
   #lastId = 0n;
 
@@ -95,6 +99,15 @@ export class MemoryModel {
 
   isFresh(row: MemoryBlob): boolean {
     return row.state === 'live' && row.touchedAt > this.now() - this.touchIntervalMs;
+  }
+
+  isBlocked({ namespace, digest, prefix = '' }: BlobKey): boolean {
+    return this.blocks.some(
+      (block) =>
+        block.namespace === namespace &&
+        block.digest === digest &&
+        (block.prefix === undefined || block.prefix === prefix),
+    );
   }
 
   hasLease(row: MemoryBlob): boolean {

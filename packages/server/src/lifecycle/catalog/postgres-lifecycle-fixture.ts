@@ -53,6 +53,17 @@ export async function openPostgresHarness(url: string, window = 3): Promise<Post
       return { id, state, generation, physicalKey, touchedAt, leases };
     },
     force: (key, state, options) => fixture.force(key, state, options),
+    async takeDown(key) {
+      const row = await fixture.read(key);
+      if (row === undefined || row.state === 'gone' || row.state === 'taken_down') return;
+      await sql.query(
+        `UPDATE ${schema}.blob SET state = 'taken_down', quarantined_at = NULL, damaged_at = NULL WHERE id = $1`,
+        [row.id],
+      );
+      await fixture.erase(key, row.physicalKey);
+    },
+    block: (key) => fixture.block(key).catch(() => undefined), // blocked already
+    unblock: (key) => fixture.unblock(key),
     async rebuilt() {
       await sql.query(`UPDATE ${schema}.catalog SET rebuilt_at = clock_timestamp()`);
     },
