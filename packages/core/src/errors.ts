@@ -24,6 +24,7 @@ const kinds = {
   BLOB_DAMAGED: { status: 404, retryable: false },
   WORKFLOW_NOT_FOUND: { status: 404, retryable: false },
   UPLOAD_NOT_FOUND: { status: 404, retryable: false },
+  TAKEDOWN_NOT_FOUND: { status: 404, retryable: false },
   METHOD_NOT_ALLOWED: { status: 405, retryable: false },
   TOO_SLOW: { status: 408, retryable: true },
   UPLOAD_INCOMPLETE: { status: 409, retryable: false },

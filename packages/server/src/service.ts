@@ -162,6 +162,7 @@ async function start(
     ...(config.v1Namespace === undefined ? {} : { v1: { namespace: config.v1Namespace } }),
     workflows: durable.workflows,
     pins: pinsOf(collection.catalog, store),
+    takedowns,
     behindProxy: config.tlsTerminatedUpstream,
     isOnLoopback: config.auth === 'none' && isLoopback(config.host),
     gate: access.gate,

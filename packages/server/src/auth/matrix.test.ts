@@ -2,9 +2,11 @@
  * Every route there is × every kind of credential. The routes come from the router itself: one that is added later, and is
  * not in the table below, fails here.
  */
-import { randomBytes } from 'node:crypto';
+import { generateKeyPairSync, randomBytes, randomUUID } from 'node:crypto';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { digestOf, keyFor } from '@large-payload/core';
-import { describeWith, startVersitygw } from '@large-payload/test-components';
+import { describeWith, startVersitygw, tempDir } from '@large-payload/test-components';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { createCodec } from '../codec/pipeline.js';
@@ -39,6 +41,8 @@ const payloads = (namespace: string) => json({ payloads: [claim(namespace)] });
 const post = { method: 'POST' };
 const uploadIds: Record<string, string> = {};
 const pinIds: Record<string, string> = {};
+const takedownIds: Record<string, string> = { orders: randomUUID(), other: randomUUID() };
+const absentBlob = (namespace: string) => ({ namespace, digest: digestOf(Buffer.from('no blob')) });
 
 const codecExamples = (action: string, right: Right): Record<string, Example> => ({
   [`POST /${action}`]: {
@@ -144,6 +148,42 @@ const examples: Record<string, Example> = {
     request: (namespace) => ({ method: 'DELETE', path: `/v3/pins/${pinIds[namespace]}` }),
     foreign: 200, // as one that does not exist
   },
+  'POST /v3/takedowns/plan': {
+    needs: { right: 'admin' },
+    request: (namespace) => ({ ...post, path: '/v3/takedowns/plan', ...json({ selector: absentBlob(namespace) }) }),
+  },
+  'POST /v3/takedowns': {
+    needs: { right: 'admin' },
+    request: (namespace) => {
+      const body = { id: takedownIds[namespace], selector: absentBlob(namespace), reason: 'test' };
+      return { ...post, path: '/v3/takedowns', ...json(body) };
+    },
+  },
+  'GET /v3/takedowns': {
+    needs: { right: 'admin' },
+    request: (namespace) => ({ path: `/v3/takedowns${query({ namespace })}` }),
+  },
+  'GET /v3/takedowns/:id': {
+    needs: { right: 'admin' },
+    request: (namespace) => ({ path: `/v3/takedowns/${takedownIds[namespace]}` }),
+    foreign: 404,
+  },
+  'GET /v3/takedowns/:id/receipt': {
+    needs: { right: 'admin' },
+    request: (namespace) => ({ path: `/v3/takedowns/${takedownIds[namespace]}/receipt` }),
+    foreign: 404,
+  },
+  'GET /v3/blocks': {
+    needs: { right: 'admin' },
+    request: (namespace) => ({ path: `/v3/blocks${query({ namespace })}` }),
+  },
+  'DELETE /v3/blocks': {
+    needs: { right: 'admin' },
+    request: (namespace) => ({
+      method: 'DELETE',
+      path: `/v3/blocks${query({ namespace, digest: digestOf(Buffer.from('no blob')) })}`,
+    }),
+  },
   ...codecExamples('encode', 'write'),
   ...codecExamples('decode', 'decode'),
   ...codecExamples('download', 'decode'),
@@ -151,6 +191,13 @@ const examples: Record<string, Example> = {
 
 const bucket = await startVersitygw();
 afterAll(() => bucket?.stop());
+
+function writeSigningKey(): string {
+  const path = join(tempDir('key'), 'takedown-key.pem');
+  const { privateKey } = generateKeyPairSync('ed25519');
+  writeFileSync(path, privateKey.export({ format: 'pem', type: 'pkcs8' }));
+  return path;
+}
 
 describeWith(describe, 'every route', bucket, (bucket) => {
   let site: AccessSite;
@@ -182,6 +229,7 @@ describeWith(describe, 'every route', bucket, (bucket) => {
       LPS_S3_ENDPOINT: bucket.endpoint,
       LPS_S3_REGION: bucket.region,
       LPS_V1_NAMESPACE: 'orders',
+      LPS_TAKEDOWN_KEY: writeSigningKey(),
     });
     const { issuer } = site;
     const all = { '*': rights };
@@ -225,6 +273,10 @@ describeWith(describe, 'every route', bucket, (bucket) => {
     for (const namespace of ['orders', 'other']) {
       uploadIds[namespace] = await vi.waitUntil(() => beginUpload(namespace), { interval: 50, timeout: 20_000 });
       const { body, headers } = json({ key: keyOf(namespace), reason: 'test' });
+      const takedown = { id: takedownIds[namespace], selector: absentBlob(namespace), reason: 'test' };
+      const asked = { ...post, ...json(takedown) };
+      const headersOf = { ...asked.headers, authorization: both.admin };
+      expect((await request(site.port, '/v3/takedowns', { ...asked, headers: headersOf })).status).toBe(202);
       const pinned = { ...post, body, headers: { ...headers, authorization: both.write } };
       pinIds[namespace] = JSON.parse((await request(site.port, '/v3/pins', pinned)).text).id;
     }
@@ -238,6 +290,7 @@ describeWith(describe, 'every route', bucket, (bucket) => {
     const parts = {
       workflows: {} as never,
       pins: {} as never,
+      takedowns: {} as never,
       direct: { downloadLifetimeMs: 1, uploads: {} as never },
     };
     const codec = { codec: createCodec({ drivers: [] }), corsOrigins: [] };

@@ -24,11 +24,13 @@ import { registerAccess } from '../routes/access.js';
 import { type CodecRoutesOptions, registerCodec } from '../routes/codec.js';
 import { type OperationsOptions, registerOperations } from '../routes/operations.js';
 import { registerPins } from '../routes/pins.js';
+import { registerTakedowns } from '../routes/takedowns.js';
 import { registerUploads } from '../routes/uploads.js';
 import { registerV1, type V1Options } from '../routes/v1.js';
 import { registerV2 } from '../routes/v2.js';
 import { registerV3 } from '../routes/v3.js';
 import { registerWorkflows } from '../routes/workflows.js';
+import type { Takedowns } from '../takedown/open-takedowns.js';
 import { registerOwnHost } from './own-host.js';
 import { type PaceLimits, PaceMonitor } from './pace.js';
 import { problemFor, toLpsError } from './problem.js';
@@ -66,6 +68,8 @@ export interface AppOptions {
   readonly asOf?: (() => bigint | undefined) | undefined;
   /** Serves `/v3/pins`. */
   readonly pins?: Pins | undefined;
+  /** Serves `/v3/takedowns` and `/v3/blocks`. */
+  readonly takedowns?: Takedowns | undefined;
   /** Serves `/v3/workflows`. */
   readonly workflows?: WorkflowAdmin;
 }
@@ -145,6 +149,7 @@ export function createApp(options: AppOptions): App {
   registerAccess(app);
   if (options.workflows !== undefined) registerWorkflows(app, options.workflows);
   if (options.pins !== undefined) registerPins(app, options.pins);
+  if (options.takedowns !== undefined) registerTakedowns(app, options.takedowns);
   if (options.operations !== undefined) registerOperations(app, options.operations, () => openapiDocument(described));
   if (options.codec !== undefined) registerCodec(app, options.codec, reads);
   return { server: app, transfers, routes: refuseOtherMethods() };

@@ -36,7 +36,7 @@ let text: string;
 let document: Document;
 let operations: [string, OperationObject][];
 beforeAll(async () => {
-  const parts = { workflows: {} as never, direct: { downloadLifetimeMs: 1, uploads: {} as never } };
+  const parts = { workflows: {} as never, takedowns: {} as never, direct: { downloadLifetimeMs: 1, uploads: {} as never } };
   app = await startApp({ ...parts, v1: {}, codec: { codec: createCodec({ drivers: [] }), corsOrigins: [] } });
   const answer = await request(app.port, '/openapi.json');
   expect([answer.status, answer.headers['content-type']]).toEqual([200, 'application/json; charset=utf-8']);
@@ -104,7 +104,7 @@ describe('the OpenAPI document', () => {
 
   it('says what a token must allow, and what refuses the others', () => {
     for (const [route, operation] of operations) {
-      expect(operation['x-right'], route).toMatch(/^(?:read|write|decode|admin everywhere|any token)$/);
+      expect(operation['x-right'], route).toMatch(/^(?:read|write|decode|admin|admin everywhere|any token)$/);
       expect(Object.keys(operation.responses), route).toEqual(
         expect.arrayContaining(
           ['400', '401', '403', '429', '500', '503'].filter(
@@ -124,7 +124,7 @@ describe('the OpenAPI document', () => {
         good.some((status) => status.startsWith('2')),
         route,
       ).toBe(true);
-      expect(['200', '201', '206', '304', '307'], route).toEqual(expect.arrayContaining(good));
+      expect(['200', '201', '202', '206', '304', '307'], route).toEqual(expect.arrayContaining(good));
       expect(ofErrors, route).toEqual(expect.arrayContaining(statuses.filter((status) => !good.includes(status))));
     }
   });

@@ -42,6 +42,7 @@ export const tags = {
   uploads: 'Uploads whose bytes go to the bucket, past the service.',
   access: 'What a credential allows.',
   pins: 'Blobs that are kept, whether a workflow holds them or not.',
+  takedowns: 'Erasure on request.',
   workflows: 'Durable work of the service, for whoever runs it.',
   codec: 'The codec server, as Temporal’s Web UI and CLI call it. Errors are one line of text there.',
 } as const;
