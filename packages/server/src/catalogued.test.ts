@@ -13,7 +13,7 @@ import {
   readAll,
 } from '@large-payload/core';
 import { testBlobStore } from '@large-payload/core/conformance';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { claimStore } from './bucket-owner.js';
 import type { Catalog } from './catalog/catalog.js';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from './catalog/embedded-postgres.js';
@@ -30,6 +30,11 @@ beforeAll(async () => {
 afterAll(async () => {
   await fixture.close();
   await postgres.stop();
+});
+
+const opened: Catalog[] = [];
+afterEach(async () => {
+  await Promise.all(opened.splice(0).map((catalog) => catalog.close()));
 });
 
 testBlobStore(
@@ -105,6 +110,7 @@ async function open(
   cacheEntries?: number,
 ): Promise<{ layer: BlobStore; catalog: Catalog; alarms: string[] }> {
   const catalog = await fixture.open(cacheEntries === undefined ? {} : { cacheEntries });
+  opened.push(catalog);
   const alarms: string[] = [];
   const layer = catalogued(store, { catalog, renewMs: 60_000, alarms: { raise: (kind) => alarms.push(kind) } });
   return { layer, catalog, alarms };
@@ -344,7 +350,7 @@ describe('catalogued', () => {
     for (const use of ['get', 'head', 'stat'] as const) {
       await fixture.age(parseKey(key), 2 * 3_600_000);
       if (use === 'stat') expect((await layer.stat?.([key]))?.size).toBe(0);
-      else expect(await layer[use](key)).toBeUndefined();
+      else await expect(layer[use](key)).rejects.toMatchObject({ code: 'BLOB_TAKEN_DOWN' });
     }
   });
 
@@ -367,6 +373,146 @@ describe('catalogued', () => {
     expect(row).toMatchObject({ state: 'live', generation: 2 });
     expect(row?.physicalKey).toMatch(/~[0-9a-z]{16}$/);
     expect(await read(layer, key)).toEqual(bytes);
+  });
+});
+
+describe('what was taken down', () => {
+  async function takenDown(inner: BlobStore = memoryStore()) {
+    const { layer, catalog } = await open(inner, 0); // the fixture's SQL tells no cache
+    const blob = sample();
+    await layer.put(blob.key, blob.bytes, blob.expected);
+    await fixture.force(parseKey(blob.key), 'taken_down');
+    await fixture.erase(parseKey(blob.key));
+    return { layer, catalog, inner, ...blob };
+  }
+
+  const uses: Record<string, (layer: BlobStore, key: string) => Promise<unknown> | undefined> = {
+    get: (layer, key) => layer.get(key),
+    'get of a part': (layer, key) => layer.get(key, { range: { start: 0, end: 4 } }),
+    head: (layer, key) => layer.head(key),
+    presignGet: (layer, key) => layer.presignGet?.(key, { expiresInMs: 1000 }),
+  };
+  const signing = (): BlobStore => ({
+    ...passThrough(memoryStore()),
+    presignGet: async () => ({ method: 'GET', url: 'http://bucket', headers: {}, expiresAt: new Date() }),
+  });
+
+  it.each(Object.entries(uses))('is not there for a %s, though its object still is', async (_name, use) => {
+    const { layer, inner, key } = await takenDown(signing());
+    expect(await inner.head(key)).toBeDefined();
+    await expect(use(layer, key)).rejects.toMatchObject({ code: 'BLOB_TAKEN_DOWN', status: 410 });
+    expect((await layer.stat?.([key]))?.size).toBe(0);
+  });
+
+  it('is new data when it is uploaded again, under a name of its own', async () => {
+    const { layer, inner, key, bytes, expected } = await takenDown();
+    expect((await layer.put(key, bytes, expected)).outcome).toBe('created');
+    await inner.delete(key);
+    expect(await read(layer, key)).toEqual(bytes);
+    expect(await fixture.read(parseKey(key))).toMatchObject({ state: 'live', generation: 2 });
+  });
+
+  it('is not served from its old object while it is uploaded again', async () => {
+    const { layer, catalog, key } = await takenDown(signing());
+    const beginning = await catalog.begin(parseKey(key), 1000);
+    expect(beginning.kind).toBe('upload');
+    expect(await layer.get(key)).toBeUndefined();
+    expect(await layer.get(key, { range: { start: 0, end: 4 } })).toBeUndefined();
+    expect(await layer.head(key)).toBeUndefined();
+    await expect(layer.presignGet?.(key, { expiresInMs: 1000 })).rejects.toMatchObject({ code: 'BLOB_NOT_FOUND' });
+  });
+
+  it('is taken in from the object of a later upload whose commit was lost', async () => {
+    const { layer, catalog, inner, key, bytes, expected } = await takenDown();
+    for (const use of ['get', 'head'] as const) {
+      await fixture.force(parseKey(key), 'taken_down');
+      const beginning = await catalog.begin(parseKey(key), 1000);
+      if (beginning.kind !== 'upload') throw new Error('present');
+      await inner.put(beginning.lease.physicalKey, bytes, expected);
+      if (use === 'get') expect(await read(layer, key)).toEqual(bytes);
+      else expect(await layer.head(key)).toMatchObject({ key });
+      await expect.poll(() => fixture.read(parseKey(key)).then((row) => row?.state)).toBe('live');
+    }
+  });
+
+  it.each(['get', 'get of a part', 'head'])('is not there for a %s without a row either', async (name) => {
+    const { layer, key } = await takenDown();
+    await fixture.force(parseKey(key), 'absent');
+    await expect(uses[name]?.(layer, key)).rejects.toMatchObject({ code: 'BLOB_TAKEN_DOWN' });
+    expect(await fixture.read(parseKey(key))).toBeUndefined();
+  });
+
+  it.each(['get', 'get of a part', 'head'])(
+    'and blocked is not found by a %s elsewhere in the bucket',
+    async (name) => {
+      const { layer, inner, key, bytes, expected } = await takenDown();
+      const other = keyFor('n', parseKey(key).digest, { name: Buffer.from('other') });
+      await inner.put(other, bytes, expected);
+      await fixture.block(parseKey(key));
+      await expect(uses[name]?.(layer, other)).rejects.toMatchObject({ code: 'BLOB_BLOCKED', status: 451 });
+      expect(await fixture.read(parseKey(other))).toBeUndefined();
+    },
+  );
+
+  it('and blocked is refused before its body is read, until it is unblocked', async () => {
+    const { layer, key, bytes, expected } = await takenDown();
+    await fixture.block(parseKey(key));
+    await expect(layer.put(key, unread(), expected)).rejects.toMatchObject({ code: 'BLOB_BLOCKED', status: 451 });
+    await expect(layer.get(key)).rejects.toMatchObject({ code: 'BLOB_TAKEN_DOWN' });
+    await fixture.unblock(parseKey(key));
+    expect((await layer.put(key, bytes, expected)).outcome).toBe('created');
+  });
+
+  it.each([
+    { blocks: false, code: 'TRY_AGAIN' },
+    { blocks: true, code: 'BLOB_BLOCKED' },
+  ])('while it is uploaded: that upload ends with $code', async ({ blocks, code }) => {
+    const inner = memoryStore();
+    const { key, bytes, expected } = sample();
+    const store: BlobStore = {
+      ...passThrough(inner),
+      async put(name, body, expect, options) {
+        const result = await inner.put(name, body, expect, options);
+        if (name !== key) return result;
+        await fixture.force(parseKey(key), 'taken_down');
+        await fixture.erase(parseKey(key));
+        if (blocks) await fixture.block(parseKey(key));
+        return result;
+      },
+    };
+    const { layer } = await open(store, 0);
+    await expect(layer.put(key, bytes, expected)).rejects.toMatchObject({ code });
+    expect(await fixture.read(parseKey(key))).toMatchObject({ state: 'taken_down', leases: 0 });
+    await expect(layer.get(key)).rejects.toMatchObject({ code: 'BLOB_TAKEN_DOWN' });
+    if (!blocks) expect((await layer.put(key, bytes, expected)).outcome).toBe('created');
+  });
+});
+
+describe('an upload whose lease is lost', () => {
+  it.each([
+    { renews: async () => false, code: 'TRY_AGAIN' },
+    { renews: () => Promise.reject(new LpsError('CATALOG_UNAVAILABLE', 'away')), code: 'CATALOG_UNAVAILABLE' },
+  ])('is broken off, and commits nothing: $code', async ({ renews, code }) => {
+    let nowMs = 0;
+    const sleep = async (ms: number, signal: AbortSignal): Promise<void> => {
+      await new Promise((resolve) => setImmediate(resolve));
+      signal.throwIfAborted();
+      nowMs += ms;
+    };
+    const clock = { monotonicMs: () => nowMs, sleep };
+    const inner = memoryStore();
+    const store: BlobStore = {
+      ...passThrough(inner),
+      put: (_key, _body, _expect, options) =>
+        new Promise((_, reject) => {
+          options?.signal?.addEventListener('abort', () => reject(options.signal?.reason), { once: true });
+        }),
+    };
+    const catalog = Object.assign(await fixture.open(), { renew: renews });
+    const layer = catalogued(store, { catalog, renewMs: 1000, leaseMs: 3000, clock, alarms: { raise() {} } });
+    const { key, bytes, expected } = sample();
+    await expect(layer.put(key, bytes, expected)).rejects.toMatchObject({ code });
+    expect(await fixture.read(parseKey(key))).toBeUndefined();
   });
 });
 

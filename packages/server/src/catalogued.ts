@@ -5,7 +5,8 @@
  *           └── lease ── store.put ── created ── commit ─► created
  *                             └────── exists ─── hash it ► exists, or damaged: the next upload takes the body
  *   get   row ── live ── touch when due ── store.get ────► body; a wrong or missing object makes the row damaged
- *           ├── absent ─ store.get, hashed on its way ───► body; at its clean end the object is adopted
+ *           ├── taken down ──────────────────────────────► BLOB_TAKEN_DOWN
+ *           ├── absent ─ may it be taken in? ─ store.get, hashed on its way ► body; at its clean end the object is adopted
  *           └── Postgres down ── store, then list {key}~ ► body
  *   presignGet   row, touch, as a get ── the store's own ► a URL; who reads from it checks the bytes
  */
@@ -15,6 +16,7 @@ import {
   type BlobStore,
   type Body,
   type CallOptions,
+  type Clock,
   discard,
   type Expected,
   type GetOptions,
@@ -27,9 +29,11 @@ import {
   passThrough,
   type StoredBlob,
   statOf,
+  systemClock,
 } from '@large-payload/core';
-import type { BlobRow, Catalog, Lease } from './catalog/catalog.js';
+import { type BlobRow, type Catalog, type Lease, takenDown } from './catalog/catalog.js';
 import { hashObject } from './hash-object.js';
+import { whileLeased } from './kept-lease.js';
 
 /** Told of what an operator must know; `lps_alarms_total` counts them by kind. */
 export interface Alarms {
@@ -46,6 +50,10 @@ export interface CataloguedOptions {
   readonly alarms: Alarms;
   /** Prolong a lease this often while bytes flow, in ms: well below the lease's own time. */
   readonly renewMs: number;
+  /** That time: an upload whose lease was not renewed for so long gives up. Default: three times `renewMs`. */
+  readonly leaseMs?: number;
+  /** For tests. */
+  readonly clock?: Pick<Clock, 'monotonicMs' | 'sleep'>;
 }
 
 /** Keys that are not a client's (the service's own objects, v1's) go straight to the store. */
@@ -85,6 +93,7 @@ function presigning(layer: Catalogued, source: BlobStore): Pick<BlobStore, 'pres
 class Catalogued {
   readonly #catalog: Catalog;
   readonly #source: BlobStore;
+  readonly #clock: Pick<Clock, 'monotonicMs' | 'sleep'>;
   /** One hashing of a stored object at a time, however many wait for it; bounded by the requests under way. */
   readonly #hashing = new Map<string, Promise<number | undefined>>();
   /**
@@ -99,6 +108,7 @@ class Catalogued {
   ) {
     this.#catalog = options.catalog;
     this.#source = options.source ?? store;
+    this.#clock = options.clock ?? systemClock;
   }
 
   async put(key: string, body: Body, expect: Expected, options: PutOptions = {}): Promise<PutResult> {
@@ -106,8 +116,9 @@ class Catalogued {
     if (blob.digest !== expect.digest)
       throw new LpsError('INVALID_ARGUMENT', 'the key and the digest name different bytes');
     await this.#marking.get(key);
+    const askedAtMs = this.#clock.monotonicMs();
     const beginning = await this.#catalog.begin(blob, expect.size);
-    if (beginning.kind === 'upload') return this.#upload(blob, beginning.lease, body, expect, options);
+    if (beginning.kind === 'upload') return this.#upload(blob, beginning.lease, askedAtMs, body, expect, options);
     const { row, touched } = beginning;
     if (row.size !== expect.size) {
       throw new LpsError('SIZE_MISMATCH', `the blob of this digest has ${row.size} bytes, not ${expect.size}`);
@@ -115,9 +126,10 @@ class Catalogued {
     if (!touched || (await this.#isThere(row, options)))
       return { outcome: 'exists', protectedUntil: row.protectedUntil };
     // removed behind our back, and marked so: this upload brings it back
+    const askedAgainAtMs = this.#clock.monotonicMs();
     const again = await this.#catalog.begin(blob, expect.size);
     if (again.kind === 'present') return { outcome: 'exists', protectedUntil: again.row.protectedUntil };
-    return this.#upload(blob, again.lease, body, expect, options);
+    return this.#upload(blob, again.lease, askedAgainAtMs, body, expect, options);
   }
 
   async get(key: string, options: GetOptions = {}): Promise<StoredBlob | undefined> {
@@ -125,7 +137,8 @@ class Catalogued {
     if (blob === undefined) return this.store.get(key, options);
     const row = await this.#rowOrDown(blob, key);
     if (row === 'down') return this.#getWithoutCatalog(key, options);
-    if (row === undefined || row.state === 'uploading') return this.#getUnknown(blob, key, options);
+    if (row === undefined || row.state === 'uploading')
+      return this.#getUnknown(blob, key, row?.physicalKey ?? key, options);
     if (!isReadable(row)) return undefined;
     const used = await this.#touchOrGoOn(row);
     if (!isReadable(used)) return undefined; // it left `live` meanwhile
@@ -147,7 +160,7 @@ class Catalogued {
     if (blob === undefined) return this.store.head(key, options);
     const row = await this.#rowOrDown(blob, key);
     if (row === 'down') return this.#headWithoutCatalog(key, options);
-    if (row === undefined || row.state === 'uploading') return this.#adopt(blob, key, options);
+    if (row === undefined || row.state === 'uploading') return this.#adopt(blob, row?.physicalKey ?? key, options);
     if (!isReadable(row)) return undefined;
     try {
       return (await this.#use([row], 'read', options)).get(key);
@@ -182,27 +195,48 @@ class Catalogued {
     }
   }
 
-  async #upload(blob: BlobKey, lease: Lease, body: Body, expect: Expected, options: PutOptions): Promise<PutResult> {
-    const renewal = setInterval(() => void this.#catalog.renew(lease).catch(() => false), this.options.renewMs);
+  async #upload(
+    blob: BlobKey,
+    lease: Lease,
+    askedAtMs: number,
+    body: Body,
+    expect: Expected,
+    options: PutOptions,
+  ): Promise<PutResult> {
+    const { renewMs, leaseMs = 3 * renewMs } = this.options;
+    const renew = (): Promise<boolean> => this.#catalog.renew(lease);
     try {
-      const { outcome } = await this.store.put(lease.physicalKey, body, expect, {
-        ...options,
-        overwrite: lease.overwrite,
+      return await whileLeased({ renew, askedAtMs, leaseMs, renewMs, clock: this.#clock }, (lost) => {
+        const signal = options.signal === undefined ? lost : AbortSignal.any([options.signal, lost]);
+        return this.#putAndCommit(blob, lease, body, expect, { ...options, signal });
       });
-      if (outcome === 'exists' && !(await this.#isRight(blob, lease, body, expect, options))) {
-        throw new LpsError('TRY_AGAIN', 'a damaged object stood here; send the blob again');
-      }
-      const commit = await this.#catalog.commit(lease, expect.size);
-      if (commit === undefined)
-        throw new LpsError('TRY_AGAIN', 'the blob was deleted while it was uploaded; send it again');
-      const created = outcome === 'created' && commit.outcome === 'created';
-      return { outcome: created ? 'created' : 'exists', protectedUntil: commit.row.protectedUntil };
     } catch (error) {
       await this.#catalog.abandon(lease);
       throw error;
-    } finally {
-      clearInterval(renewal);
     }
+  }
+
+  async #putAndCommit(
+    blob: BlobKey,
+    lease: Lease,
+    body: Body,
+    expect: Expected,
+    options: PutOptions & { readonly signal: AbortSignal },
+  ): Promise<PutResult> {
+    const { outcome } = await this.store.put(lease.physicalKey, body, expect, {
+      ...options,
+      overwrite: lease.overwrite,
+    });
+    if (outcome === 'exists' && !(await this.#isRight(blob, lease, body, expect, options))) {
+      throw new LpsError('TRY_AGAIN', 'a damaged object stood here; send the blob again');
+    }
+    options.signal.throwIfAborted();
+    const commit = await this.#catalog.commit(lease, expect.size);
+    // sent again it is new data, unless that is blocked
+    if (commit === undefined)
+      throw new LpsError('TRY_AGAIN', 'the blob was deleted or taken down while it was uploaded; send it again');
+    const created = outcome === 'created' && commit.outcome === 'created';
+    return { outcome: created ? 'created' : 'exists', protectedUntil: commit.row.protectedUntil };
   }
 
   /** Whether the object that a put met is right: committed by another upload, or else hashed now, and healed when we can. */
@@ -280,31 +314,52 @@ class Catalogued {
   }
 
   /** An object that the catalog does not know, perhaps of the Go service: served while it is hashed, then adopted. */
-  async #getUnknown(blob: BlobKey, key: string, options: GetOptions): Promise<StoredBlob | undefined> {
+  async #getUnknown(
+    blob: BlobKey,
+    key: string,
+    physicalKey: string,
+    options: GetOptions,
+  ): Promise<StoredBlob | undefined> {
+    const named = (found: StoredBlob | undefined) => found && { ...found, info: { ...found.info, key } };
     if (options.range !== undefined) {
-      return (await this.#adopt(blob, key, options)) && this.store.get(key, options);
+      const info = await this.#adopt(blob, physicalKey, options);
+      return info && named(await this.store.get(physicalKey, options));
     }
-    const found = await this.#source.get(key, options);
+    const found = await this.#source.get(physicalKey, options);
     if (found === undefined) return undefined;
+    await this.#mayTakeIn(blob, physicalKey).catch((error: unknown) => {
+      discard(found.body);
+      throw error;
+    });
     const { size } = found.info;
-    if (isBytes(found.body)) await this.#adoptOrGoOn(blob, key, size);
-    else found.body.once('end', () => void this.#adoptOrGoOn(blob, key, size));
-    return found;
+    if (isBytes(found.body)) await this.#adoptOrGoOn(blob, physicalKey, size);
+    else found.body.once('end', () => void this.#adoptOrGoOn(blob, physicalKey, size));
+    return named(found);
   }
 
-  async #adopt(blob: BlobKey, key: string, options: CallOptions): Promise<BlobInfo | undefined> {
-    if ((await this.store.head(key, options)) === undefined) return undefined;
-    const size = await this.#hash(key, options);
+  async #adopt(blob: BlobKey, physicalKey: string, options: CallOptions): Promise<BlobInfo | undefined> {
+    if ((await this.store.head(physicalKey, options)) === undefined) return undefined;
+    await this.#mayTakeIn(blob, physicalKey);
+    const size = await this.#hash(physicalKey, options);
     if (size === undefined) return undefined;
-    const row = await this.#catalog.adopt(blob, key, size);
+    const row = await this.#catalog.adopt(blob, physicalKey, size);
     return row && infoOf(row);
   }
 
-  async #adoptOrGoOn(blob: BlobKey, key: string, size: number): Promise<void> {
+  /** Throws BLOB_TAKEN_DOWN, BLOB_BLOCKED; what Postgres cannot say any more is read as if it had been away before. */
+  async #mayTakeIn(blob: BlobKey, physicalKey: string): Promise<void> {
     try {
-      await this.#catalog.adopt(blob, key, size);
+      await this.#catalog.mayTakeIn(blob, physicalKey);
     } catch (error) {
-      this.options.alarms.raise('adoption_failed', { key, err: error });
+      if (!isLpsError(error, 'CATALOG_UNAVAILABLE')) throw error;
+    }
+  }
+
+  async #adoptOrGoOn(blob: BlobKey, physicalKey: string, size: number): Promise<void> {
+    try {
+      await this.#catalog.adopt(blob, physicalKey, size);
+    } catch (error) {
+      this.options.alarms.raise('adoption_failed', { key: physicalKey, err: error });
     }
   }
 
@@ -320,6 +375,7 @@ class Catalogued {
     const infos = new Map<string, BlobInfo>();
     for (const before of rows) {
       const row = touched.get(before.id) ?? before;
+      if (use === 'read') isReadable(row);
       if (row.state !== 'live') continue; // it left meanwhile, or the touch did not revive it
       if (touched.has(row.id) && !present.has(row.physicalKey)) await this.#damaged(row, 'missing');
       else if (touched.has(row.id) || !due.includes(before)) infos.set(row.key, infoOf(row));
@@ -378,8 +434,9 @@ function clientKey(key: string): BlobKey | undefined {
   return key.startsWith('/') ? parseKey(key) : undefined;
 }
 
-/** Damaged blobs throw, so that they can be told from those that never were. */
+/** What is damaged or was taken down throws, so that it can be told from what never was. */
 function isReadable(row: BlobRow): boolean {
+  if (row.state === 'taken_down') throw takenDown();
   if (row.state === 'damaged') {
     throw new LpsError('BLOB_DAMAGED', 'the stored bytes are missing or wrong; upload the blob again');
   }

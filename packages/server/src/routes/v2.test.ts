@@ -342,6 +342,19 @@ describe('bounds', () => {
     await small.close();
   });
 
+  it('answers in plain text with 410 what was taken down, and with 451 what is blocked', async () => {
+    const store: BlobStore = {
+      ...passThrough(memoryStore()),
+      get: () => Promise.reject(new LpsError('BLOB_TAKEN_DOWN', 'the blob was erased on request')),
+      put: () => Promise.reject(new LpsError('BLOB_BLOCKED', 'it is forbidden to store it again')),
+    };
+    const own = await startApp({ store });
+    const blob = v2Blob(randomBytes(100));
+    expect(await get(own.port, blob)).toMatchObject({ status: 410, text: 'the blob was erased on request' });
+    expect(await put(own.port, blob)).toMatchObject({ status: 451, text: 'it is forbidden to store it again' });
+    await own.close();
+  });
+
   it('reads the rest of a body that the store let go of, so that the connection stays usable', async () => {
     const store: BlobStore = {
       ...passThrough(memoryStore()),

@@ -1,5 +1,13 @@
 import { randomBytes } from 'node:crypto';
-import { type BlobStore, digestOf, LpsError, memoryStore, openHttpStore, v1ObjectName } from '@large-payload/core';
+import {
+  type BlobStore,
+  digestOf,
+  LpsError,
+  memoryStore,
+  openHttpStore,
+  passThrough,
+  v1ObjectName,
+} from '@large-payload/core';
 import { testBlobStore } from '@large-payload/core/conformance';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { putHead, RawConnection, type RunningApp, request, startApp, v2Blob } from '../http/testing.js';
@@ -75,6 +83,39 @@ describe('v3 blobs', () => {
     const head = await request(app.port, pathOf(blob.key), { method: 'HEAD' });
     expect(head).toMatchObject({ status: 200, text: '' });
     expect(head.headers).toMatchObject({ etag: `"${blob.digest}"`, 'content-length': '100000' });
+  });
+
+  it('are answered with 410 once they were taken down, and refused with 451 while they are blocked', async () => {
+    const fails = async (code: 'BLOB_TAKEN_DOWN' | 'BLOB_BLOCKED'): Promise<never> => {
+      throw new LpsError(code, 'erased on request');
+    };
+    const store: BlobStore = {
+      ...passThrough(memoryStore()),
+      get: () => fails('BLOB_TAKEN_DOWN'),
+      head: () => fails('BLOB_TAKEN_DOWN'),
+      stat: async () => new Map(),
+      put: () => fails('BLOB_BLOCKED'),
+    };
+    const own = await startApp({ store });
+    const blob = v2Blob(randomBytes(100));
+    const path = pathOf(blob.key);
+    const answers = [
+      await request(own.port, path),
+      await request(own.port, path, { headers: { range: 'bytes=0-9' } }),
+      await request(own.port, path, { headers: { 'if-none-match': '*' } }),
+      await request(own.port, path, { method: 'PUT', headers: octets, body: blob.bytes }),
+    ];
+    expect(answers.map(({ status, text }) => [status, JSON.parse(text).code])).toEqual([
+      ...Array.from({ length: 3 }, () => [410, 'BLOB_TAKEN_DOWN']),
+      [451, 'BLOB_BLOCKED'],
+    ]);
+    expect(await request(own.port, path, { method: 'HEAD' })).toMatchObject({ status: 410, text: '' });
+    const client = openHttpStore({ url: `http://127.0.0.1:${own.port}` });
+    await expect(client.head(blob.key)).rejects.toMatchObject({ code: 'BLOB_TAKEN_DOWN' });
+    await expect(client.get(blob.key)).rejects.toMatchObject({ code: 'BLOB_TAKEN_DOWN' });
+    expect((await client.stat?.([blob.key]))?.size).toBe(0);
+    await client.close?.();
+    await own.close();
   });
 
   it('are not sent again to who has them', async () => {
