@@ -16,6 +16,7 @@ import { addPut } from './put.js';
 import { addScrub } from './scrub.js';
 import { addServe } from './serve.js';
 import { addStat } from './stat.js';
+import { addTakedown } from './takedown.js';
 import type { Terminal } from './terminal.js';
 import { addToken } from './token.js';
 import { addWorkflows } from './workflows.js';
@@ -112,6 +113,7 @@ function createProgram(terminal: Terminal): Command {
     addToken,
     addGc,
     addPin,
+    addTakedown,
     addWorkflows,
     addDoctor,
     addConfig,

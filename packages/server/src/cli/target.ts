@@ -9,7 +9,7 @@ import { serviceToken, tokenHelp } from './service-token.js';
 import { addSettings, givenSettings, type SettingFlags } from './setting-options.js';
 import type { Terminal } from './terminal.js';
 
-const defaultUrl = 'http://127.0.0.1:8577';
+export const defaultUrl = 'http://127.0.0.1:8577';
 
 /** Help for the end of a command's page. */
 export const targetHelp = `
@@ -85,7 +85,8 @@ function urlFor(command: Command, terminal: Terminal, flags: SettingFlags, isSto
   return isStoreNamed ? undefined : defaultUrl;
 }
 
-function checkedUrl(text: string, givenBy: string): string {
+/** Throws CONFIG_INVALID. */
+export function checkedUrl(text: string, givenBy: string): string {
   const url = URL.canParse(text) ? new URL(text) : undefined;
   const isRight = url !== undefined && /^https?:$/.test(url.protocol) && url.username === '' && url.password === '';
   // not repeated: it may hold a password
@@ -99,7 +100,7 @@ function isNobodyThere({ cause }: LpsError): boolean {
   return ['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'EHOSTUNREACH', 'ENETUNREACH'].includes(code);
 }
 
-function unreachable(url: string, cause: LpsError): LpsError {
+export function unreachable(url: string, cause: LpsError): LpsError {
   const message = `no service answers at ${url}; start one with "lps serve", or name one with --url`;
   return new LpsError('SERVICE_UNREACHABLE', message, { cause });
 }

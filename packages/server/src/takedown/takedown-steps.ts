@@ -56,7 +56,7 @@ export class TakedownSteps {
   async find(id: string): Promise<Proof> {
     const { catalog, store, heldBy } = this.#options;
     const count = await prepareTakedown(await this.#takedown(id), { catalog, store, heldBy });
-    return this.#proof(`the store was listed: ${count} objects that the catalog did not know`);
+    return this.#proof(`the store was listed: objects that the catalog did not know: ${count}`);
   }
 
   /** Returns the number of the last event. */

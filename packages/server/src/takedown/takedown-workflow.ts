@@ -93,7 +93,7 @@ class Run {
       const batch = await this.#patiently(name, () => this.#options.steps.eraseBatch(this.#id, from));
       names += batch.names;
       after = batch.next;
-      if (after === undefined) this.#proof.push({ at: batch.at, what: `${names} objects: ${what}` });
+      if (after === undefined) this.#proof.push({ at: batch.at, what: `${names} names of objects: ${what}` });
     }
   }
 
