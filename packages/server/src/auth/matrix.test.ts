@@ -67,6 +67,14 @@ const examples: Record<string, Example> = {
   'GET /openapi.json': { needs: 'any token', request: () => ({ path: '/openapi.json' }) },
   'GET /metrics': { needs: 'any token', request: () => ({ path: '/metrics' }) },
   'GET /v3/access': { needs: 'any token', request: () => ({ path: '/v3/access' }) },
+  'POST /v3/touches': {
+    needs: { right: 'read' },
+    request: (namespace) => ({
+      ...post,
+      path: '/v3/touches',
+      ...json({ touches: [{ key: keyOf(namespace), agoMs: 0 }] }),
+    }),
+  },
   'GET /v1/blobs/get': {
     needs: { right: 'read' },
     request: () => ({
@@ -290,6 +298,7 @@ describeWith(describe, 'every route', bucket, (bucket) => {
     const parts = {
       workflows: {} as never,
       pins: {} as never,
+      catalog: {} as never,
       takedowns: {} as never,
       direct: { downloadLifetimeMs: 1, uploads: {} as never },
     };

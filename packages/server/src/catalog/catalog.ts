@@ -76,9 +76,10 @@ export interface Catalog {
   lookupMany(keys: readonly BlobKey[]): Promise<BlobRow[]>;
   /**
    * Writes a use down, where it is due; quarantined becomes live. Returns the rows as they are now. A `read` from quarantine
-   * is noted: something held the blob. An `upload` that is spared says nothing of holders.
+   * is noted: something held the blob. An `upload` that is spared says nothing of holders, nor does a read from before the
+   * quarantine. `agoMs`: how long ago a row was used, when that is told later.
    */
-  touch(rows: readonly BlobRow[], use?: 'read' | 'upload'): Promise<BlobRow[]>;
+  touch(rows: readonly BlobRow[], use?: 'read' | 'upload', agoMs?: (row: BlobRow) => number): Promise<BlobRow[]>;
   /**
    * Takes an object into the catalog that the store holds, hash-checked, and the catalog did not know; heals a damaged row.
    * `undefined` for what was taken down or is being deleted, and for another physical key than the row's. Throws BLOB_BLOCKED.

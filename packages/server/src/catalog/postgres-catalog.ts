@@ -280,14 +280,19 @@ class PostgresCatalog implements Catalog {
     return rows;
   }
 
-  async touch(rows: readonly BlobRow[], use: 'read' | 'upload' = 'read'): Promise<BlobRow[]> {
+  async touch(
+    rows: readonly BlobRow[],
+    use: 'read' | 'upload' = 'read',
+    agoMs?: (row: BlobRow) => number,
+  ): Promise<BlobRow[]> {
     checkCount(rows.length);
     if (rows.length === 0) return [];
-    const keys = new Map(rows.map((row) => [String(row.id), row.key]));
+    const asked = new Map(rows.map((row) => [String(row.id), row]));
     const read = this.#reading();
-    const values = [[...keys.keys()], this.#settings.touchIntervalMs, use === 'read'];
+    const ago = agoMs === undefined ? null : [...asked.values()].map(agoMs);
+    const values = [[...asked.keys()], this.#settings.touchIntervalMs, use === 'read', ago];
     const found = await this.#database.run(this.#sql.touch, values);
-    return found.map((row) => read(row, keys.get(String(row.id)) ?? ''));
+    return found.map((row) => read(row, asked.get(String(row.id))?.key ?? ''));
   }
 
   async markDamaged(row: Pick<BlobRow, 'id' | 'generation'>): Promise<void> {

@@ -150,7 +150,8 @@ export function statements(schema: string) {
 
   /**
    * $1 ids, $2 touch interval, $3 whether it is a read: then a revival is one that the collection did not expect, and is
-   * noted for it. Rows that are neither live nor quarantined come back as they are.
+   * noted for it. $4 how long ago each of them was used, in ms, or null for now: what was quarantined since then was used
+   * before, and its revival says nothing. Rows that are neither live nor quarantined come back as they are.
    */
   const touch = named(
     'touch',
@@ -159,7 +160,7 @@ export function statements(schema: string) {
       SELECT ${columns('b')} FROM ${blob} b
       WHERE id = ANY($1::bigint[]) AND state = 'live' AND touched_at > now() - ${ms('$2::float8')}
     ), due AS MATERIALIZED (
-      SELECT ${columns('b')} FROM ${blob} b
+      SELECT ${columns('b')}, b.quarantined_at FROM ${blob} b
       WHERE id = ANY($1::bigint[]) AND NOT EXISTS (SELECT FROM fresh WHERE fresh.id = b.id)
       ORDER BY id FOR NO KEY UPDATE
     ), touched AS (
@@ -168,7 +169,9 @@ export function statements(schema: string) {
       FROM due WHERE b.id = due.id AND due.state IN ('live', 'quarantined')
       RETURNING ${columns('b')}
     ), revived AS (
-      INSERT INTO ${schema}.revival (blob_id, generation) SELECT id, generation FROM due WHERE state = 'quarantined' AND $3::boolean
+      INSERT INTO ${schema}.revival (blob_id, generation)
+      SELECT id, generation FROM due LEFT JOIN unnest($1::bigint[], $4::float8[]) AS used (id, ago_ms) USING (id)
+      WHERE state = 'quarantined' AND $3::boolean AND (ago_ms IS NULL OR quarantined_at <= now() - ${ms('ago_ms')})
     )
     SELECT ${names} FROM fresh UNION ALL SELECT ${names} FROM touched
     UNION ALL SELECT ${names} FROM due WHERE state NOT IN ('live', 'quarantined')`,

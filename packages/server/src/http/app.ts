@@ -13,6 +13,7 @@ import type { Audit } from '../auth/audit.js';
 import { registerAudit } from '../auth/audit-hook.js';
 import { type GateOptions, registerGate } from '../auth/gate.js';
 import { anonymous } from '../auth/principal.js';
+import type { Catalog } from '../catalog/catalog.js';
 import { corsHeaders, registerCors } from '../codec/cors.js';
 import type { DirectTransfers } from '../direct/direct-transfers.js';
 import type { WorkflowAdmin } from '../durable/workflow-admin.js';
@@ -25,6 +26,7 @@ import { type CodecRoutesOptions, registerCodec } from '../routes/codec.js';
 import { type OperationsOptions, registerOperations } from '../routes/operations.js';
 import { registerPins } from '../routes/pins.js';
 import { registerTakedowns } from '../routes/takedowns.js';
+import { registerTouches } from '../routes/touches.js';
 import { registerUploads } from '../routes/uploads.js';
 import { registerV1, type V1Options } from '../routes/v1.js';
 import { registerV2 } from '../routes/v2.js';
@@ -66,6 +68,8 @@ export interface AppOptions {
   readonly reads?: RunningReads | undefined;
   /** The newest event that was applied here; `undefined` while that may be old. */
   readonly asOf?: (() => bigint | undefined) | undefined;
+  /** Serves `/v3/touches`. */
+  readonly catalog?: Pick<Catalog, 'lookupMany' | 'touch'> | undefined;
   /** Serves `/v3/pins`. */
   readonly pins?: Pins | undefined;
   /** Serves `/v3/takedowns` and `/v3/blocks`. */
@@ -147,6 +151,7 @@ export function createApp(options: AppOptions): App {
   });
   registerUploads(app, transfers, options.direct?.uploads);
   registerAccess(app);
+  if (options.catalog !== undefined) registerTouches(app, options.catalog);
   if (options.workflows !== undefined) registerWorkflows(app, options.workflows);
   if (options.pins !== undefined) registerPins(app, options.pins);
   if (options.takedowns !== undefined) registerTakedowns(app, options.takedowns);

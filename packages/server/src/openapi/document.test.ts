@@ -36,7 +36,12 @@ let text: string;
 let document: Document;
 let operations: [string, OperationObject][];
 beforeAll(async () => {
-  const parts = { workflows: {} as never, takedowns: {} as never, direct: { downloadLifetimeMs: 1, uploads: {} as never } };
+  const parts = {
+    workflows: {} as never,
+    takedowns: {} as never,
+    catalog: {} as never,
+    direct: { downloadLifetimeMs: 1, uploads: {} as never },
+  };
   app = await startApp({ ...parts, v1: {}, codec: { codec: createCodec({ drivers: [] }), corsOrigins: [] } });
   const answer = await request(app.port, '/openapi.json');
   expect([answer.status, answer.headers['content-type']]).toEqual([200, 'application/json; charset=utf-8']);

@@ -925,6 +925,27 @@ function testSums(): void {
     expect(await lifecycle.revivedSince(new Date((await lifecycle.now()).getTime() + 10 * hourMs))).toBe(0);
   });
 
+  it('counts no revival by a read from before the quarantine, which was told later', async () => {
+    const [before, after, now] = [await garbage(), await garbage(), await garbage()];
+    const keys = [before, after, now];
+    expect(await lifecycle.quarantine(fence, await permit(), await Promise.all(keys.map(idOf)))).toHaveLength(3);
+    await harness.pass(60_000);
+    const since = await lifecycle.now();
+    const touch = async (key: BlobKey, agoMs: number): Promise<void> => {
+      const row = await catalog.lookup(key);
+      if (row !== undefined) await catalog.touch([row], 'read', ({ id }) => (id === row.id ? agoMs : Number.NaN));
+    };
+    await touch(before, 3_600_000);
+    expect([await stateOf(before), await lifecycle.revivedSince(since)]).toEqual(['live', 0]);
+    await touch(after, 5000);
+    expect(await lifecycle.revivedSince(since)).toBe(1);
+    await touch(now, 0);
+    expect([await Promise.all(keys.map(stateOf)), await lifecycle.revivedSince(since)]).toEqual([
+      ['live', 'live', 'live'],
+      2,
+    ]);
+  });
+
   it('remembers when a round began, and whether another one was asked for since', async () => {
     await lifecycle.nextRound(fence);
     const { beganAt, ...nothing } = await lifecycle.roundTimes();

@@ -132,13 +132,19 @@ export class MemoryCatalog implements Catalog {
     return [...rows].map((row) => this.#model.toRow(row));
   }
 
-  async touch(rows: readonly BlobRow[], use: 'read' | 'upload' = 'read'): Promise<BlobRow[]> {
+  async touch(
+    rows: readonly BlobRow[],
+    use: 'read' | 'upload' = 'read',
+    agoMs: (row: BlobRow) => number = () => 0,
+  ): Promise<BlobRow[]> {
     checkCount(rows.length);
     const model = this.#model;
     const found = new Set(rows.flatMap(({ id }) => model.blobs.get(id) ?? []));
     for (const row of found) {
       if (model.isFresh(row) || (row.state !== 'live' && row.state !== 'quarantined')) continue;
-      if (row.state === 'quarantined' && use === 'read') model.revivals.push(model.now());
+      const usedAt = model.now() - agoMs(model.toRow(row));
+      if (row.state === 'quarantined' && use === 'read' && (row.quarantinedAt ?? 0) <= usedAt)
+        model.revivals.push(model.now());
       model.become(row, 'live');
       model.touch(row);
     }
