@@ -7,7 +7,9 @@ CREATE TABLE event_counter (
   one boolean PRIMARY KEY DEFAULT true CHECK (one),
   last bigint NOT NULL DEFAULT 0,
   -- events up to this one are forgotten
-  forgotten bigint NOT NULL DEFAULT 0
+  forgotten bigint NOT NULL DEFAULT 0,
+  -- how long a lease on reading lasts in this installation, in ms; null until somebody has said so
+  lease_ms bigint
 ) WITH (fillfactor = 10);
 INSERT INTO event_counter DEFAULT VALUES;
 

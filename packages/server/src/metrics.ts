@@ -24,6 +24,8 @@ export interface MetricSources {
   poolStats?(): { total: number; idle: number; waiting: number };
   /** Absent without direct uploads. */
   directUploads?(): number;
+  /** Absent where nobody holds leases on reading. */
+  readLease?(): { readonly isFresh: boolean; readonly endsInMs: number; readonly applied: number };
   /** Absent without durable work. */
   durable?(): { running: boolean; leads: boolean; stranded: number };
 }
@@ -133,6 +135,7 @@ export function createMetrics(sources: MetricSources, options: MetricOptions = {
     });
   }
   if (sources.durable !== undefined) watchDurable(sources.durable, registers);
+  if (sources.readLease !== undefined) watchReadLease(sources.readLease, registers);
 
   return {
     registry,
@@ -194,4 +197,32 @@ function watchDurable(durable: NonNullable<MetricSources['durable']>, registers:
       },
     });
   }
+}
+
+function watchReadLease(readLease: NonNullable<MetricSources['readLease']>, registers: Registry[]): void {
+  new Gauge({
+    name: 'lps_read_lease_fresh',
+    help: 'Whether reads are answered from what is kept here (1), or past every cache (0)',
+    registers,
+    collect() {
+      this.set(readLease().isFresh ? 1 : 0);
+    },
+  });
+  new Gauge({
+    name: 'lps_read_lease_seconds',
+    help: 'Until the lease on reading ends, unless it is renewed',
+    registers,
+    collect() {
+      this.set(readLease().endsInMs / 1000);
+    },
+  });
+  new Counter({
+    name: 'lps_read_lease_events_total',
+    help: 'Takedowns and deletions that were heard of and applied to what is kept here',
+    registers,
+    collect() {
+      this.reset();
+      this.inc(readLease().applied);
+    },
+  });
 }

@@ -1,7 +1,7 @@
 /**
  * The service put together: store → layers → catalog → HTTP, and the timers beside them.
  *
- *   observed(catalogued(cached(checked(store))))       the stores that core opens are checked already
+ *   running(observed(catalogued(cached(checked(store)))))       the stores that core opens are checked already
  *
  * Start: database, catalog, store, whose bucket it is, durable work (in the background), HTTP. Close: the other way
  * round, so that a request under way may still begin a workflow.
@@ -9,7 +9,7 @@
 import { mkdir } from 'node:fs/promises';
 import type { Server as TlsServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
-import { type BlobStore, cached, isLpsError, LpsError, observed } from '@large-payload/core';
+import { type BlobStore, type CachedStore, cached, isLpsError, LpsError, observed } from '@large-payload/core';
 import type { Logger } from 'pino';
 import { openAccessControl } from './auth/access-control.js';
 import { claimStore } from './bucket-owner.js';
@@ -35,6 +35,7 @@ import { inSpan } from './http/trace.js';
 import { pinsOf } from './lifecycle/catalog/pins.js';
 import { openCollection } from './lifecycle/open-collection.js';
 import { createMetrics, type Metrics } from './metrics.js';
+import { openReplicaNode, whileFresh } from './nodes/replica-node.js';
 import { openStore } from './open-store.js';
 import { openTakedowns } from './takedown/open-takedowns.js';
 import { takedownWorkflowId } from './takedown/takedown-workflow.js';
@@ -70,9 +71,16 @@ async function start(
   closing: (() => Promise<unknown>)[],
   closeAll: () => Promise<void>,
 ): Promise<Service> {
-  const database = await openDatabase(config, logger, closing);
+  let isFresh = (): boolean => false;
+  const database = await openDatabase(config, logger, closing, () => isFresh());
   const { catalog } = database;
   closing.push(() => catalog.close());
+  const node = await openReplicaNode({
+    ...{ databaseUrl: database.url, schema: config.databaseSchema, leaseMs: config.maxStalenessMs },
+    ...{ isAlone: database.isEmbedded, log: logger },
+  });
+  closing.push(() => node.close());
+  isFresh = node.isFresh;
   const store = await openStore(config);
   closing.push(async () => store.close?.());
   if (store.janitor !== undefined) await removeTemporaryFiles(store, 0, logger); // nobody writes yet
@@ -85,11 +93,15 @@ async function start(
     poolStats: () => catalog.stats(),
     directUploads: () => openUploads(),
     durable: () => durableState(),
+    readLease: () => node.state(),
   });
   const cache = await withCache(store, config, metrics, logger);
-  const owned = await claim(cache, catalog, logger, closing);
+  const kept = cache === undefined ? store : whileFresh(cache, store, isFresh);
+  node.hold(catalog, cache);
+  const owned = await claim(kept, catalog, logger, closing);
   const alarms = alarmsOf(metrics, logger);
-  const layered = withObserver(withCatalog(guarded(cache, owned), store, catalog, config, alarms), metrics, logger);
+  const readable = withCatalog(guarded(kept, owned), store, catalog, config, alarms);
+  const layered = node.reads.over(withObserver(readable, metrics, logger));
   const effects = uploadEffects(store, catalog, alarms);
 
   const access = await openAccessControl(config, database.url, logger, metrics);
@@ -115,6 +127,7 @@ async function start(
       ...collection.tasks,
       ...takedowns.tasks,
       uploadUrls.task,
+      node.task,
     ],
     onStranded(byVersion) {
       metrics.alarm('workflows_stranded');
@@ -161,8 +174,11 @@ async function start(
     },
     ...(config.v1Namespace === undefined ? {} : { v1: { namespace: config.v1Namespace } }),
     workflows: durable.workflows,
+    catalog,
     pins: pinsOf(collection.catalog, store),
     takedowns,
+    reads: node.reads,
+    asOf: node.asOf,
     behindProxy: config.tlsTerminatedUpstream,
     isOnLoopback: config.auth === 'none' && isLoopback(config.host),
     gate: access.gate,
@@ -185,6 +201,7 @@ async function start(
     url: `${tlsPaths === undefined ? 'http' : 'https'}://${host}:${port}`,
     async close() {
       isDraining = true;
+      node.feed.close(); // its answers have no end of their own
       drainUntilMs = performance.now() + config.shutdownTimeoutMs;
       await closeAll();
     },
@@ -223,6 +240,7 @@ async function openDatabase(
   config: Config,
   logger: Logger,
   closing: (() => Promise<unknown>)[],
+  mayUseRows: () => boolean,
 ): Promise<OpenedDatabase> {
   const log = (line: string): void => logger.info(line);
   const isMemory = config.store === 'memory';
@@ -252,13 +270,19 @@ async function openDatabase(
     ...(config.unsafeTimes ? { minGraceMs: 0 } : {}),
     leaseMs: config.leaseTimeMs,
     schema: config.databaseSchema,
+    mayUseRows,
     log,
   });
   return { catalog, url, isEmbedded };
 }
 
-async function withCache(store: BlobStore, config: Config, metrics: Metrics, logger: Logger): Promise<BlobStore> {
-  if (config.cacheMemoryBytes === 0 && config.cacheDiskBytes === 0) return store;
+async function withCache(
+  store: BlobStore,
+  config: Config,
+  metrics: Metrics,
+  logger: Logger,
+): Promise<CachedStore | undefined> {
+  if (config.cacheMemoryBytes === 0 && config.cacheDiskBytes === 0) return undefined;
   const { cacheDir: dir, cacheDiskBytes: maxBytes } = config;
   return cached(store, {
     memory: { maxBytes: config.cacheMemoryBytes },

@@ -17,15 +17,18 @@ export const takedownPoolSize = 2;
 /** For the URLs of direct uploads. */
 export const uploadUrlPoolSize = 2;
 
-/** The catalog's listener, the replica's session, the lock around a launch. */
-const single = 3;
+/** Leases on reading: one renews them, one answers cache nodes. */
+export const readLeasePoolSize = 2;
+
+/** The catalog's two listeners, the replica's session, the lock around a launch. */
+const single = 4;
 /** The lock of the data directory, hand tools beside the service, and what Postgres keeps for its administrator. */
 const others = 10;
 
 /** How many connections one `lps serve` opens at most. */
 export function serviceConnections(catalogPoolSize: number): number {
   const beside = durablePoolSize + replicaPoolSize + accessPoolSize + collectionPoolSize;
-  return catalogPoolSize + beside + takedownPoolSize + uploadUrlPoolSize + single;
+  return catalogPoolSize + beside + takedownPoolSize + uploadUrlPoolSize + readLeasePoolSize + single;
 }
 
 /** What an embedded PostgreSQL is started with. */

@@ -54,7 +54,7 @@ describe('leases on reading, on PostgreSQL', () => {
     expect(await unaware(event)).toEqual(['a', 'b']); // it was told, and has not said that it did anything
     await leases.grant(b, event);
     expect(await unaware(event)).toEqual(['a']);
-    await leases.end('a');
+    expect([await leases.end('a', 'replica'), await leases.end('a', 'cache')]).toEqual([false, true]);
     expect(await unaware(event)).toEqual([]);
   });
 
@@ -83,6 +83,44 @@ describe('leases on reading, on PostgreSQL', () => {
     await sql.query(`UPDATE ${schema}.node SET lease_until = now() - interval '1 hour' WHERE id = 'a'`);
     await leases.prune(1000, 10);
     expect((await sql.query(`SELECT id FROM ${schema}.node`)).rows).toEqual([{ id: 'b' }]);
+  });
+
+  it('stand for nothing when their holder knows of events that there are not', async () => {
+    const { newest } = await leases.grant(a, 0n);
+    await leases.grant(a, newest + 10n);
+    expect(await unaware(await append('v'))).toEqual(['a']);
+  });
+
+  it('are not given to a node under the name of one of the other kind', async () => {
+    await leases.grant(b, 0n);
+    await expect(leases.grant({ ...b, kind: 'cache' }, 0n)).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
+  });
+
+  it('are as long as the installation says, and it says another time only when nobody holds one', async () => {
+    const other = openReadLeases({ database, schema, leaseMs: 2 * leaseMs });
+    await leases.agree(false);
+    await leases.agree(false);
+    expect((await leases.grant(a, 0n, 1000)).leaseMs).toBe(1000);
+    await expect(leases.grant(a, 0n, leaseMs + 1)).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
+    await expect(other.agree(false)).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
+    await expect(other.agree(true)).rejects.toMatchObject({ code: 'CONFIG_INVALID' }); // a cache node's
+    await expect(other.grant(b, 0n)).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
+    await leases.end('a', 'cache');
+    await leases.grant(b, 0n);
+    await other.agree(true);
+    expect((await other.grant(a, 0n)).leaseMs).toBe(2 * leaseMs);
+    await other.end('a', 'cache');
+    await leases.agree(false);
+  });
+
+  it('are listed', async () => {
+    const { newest } = await leases.grant(a, 0n);
+    await leases.grant(b, newest);
+    await leases.end('b', 'replica');
+    expect(await leases.list()).toMatchObject([
+      { id: 'b', kind: 'replica', name: 'host 2', hasLease: false, behind: 0, cursor: newest },
+      { id: 'a', hasLease: true, behind: Number(newest) },
+    ]);
   });
 
   async function untilOneWaits(): Promise<void> {

@@ -9,6 +9,7 @@
  */
 import { LpsError } from '@large-payload/core';
 import type { Database, Row, Statement } from '../catalog/database.js';
+import type { Granted } from './read-lease.js';
 
 export type EventKind = 'delete' | 'takedown';
 
@@ -34,18 +35,37 @@ export interface NodeState extends Node {
   readonly cursor: bigint;
 }
 
+export interface ListedNode extends NodeState {
+  readonly startedAt: Date;
+  /** When it asked for its lease the last time. */
+  readonly renewedAt: Date;
+  readonly hasLease: boolean;
+  /** Events that it is known not to have applied. */
+  readonly behind: number;
+}
+
 export interface ReadLeases {
   /**
-   * Lets a node serve what it keeps for `leaseMs` from the time when it *sent* its wish, once it has applied every event up to
-   * `newest`. `cursor`: the last one that it has applied.
+   * Makes M what the whole installation goes by. Throws CONFIG_INVALID while others hold leases by another one. `isAlone`: no
+   * other replica runs, whatever the table says; leases of those that died end.
    */
-  grant(node: Node, cursor: bigint): Promise<{ readonly newest: bigint; readonly leaseMs: number }>;
+  agree(isAlone: boolean): Promise<void>;
+  /**
+   * Lets a node serve what it keeps for `leaseMs` from the time when it *sent* its wish, once it has applied every event up to
+   * `newest`. `cursor`: the last one that it has applied. `leaseMs`: less than M, for a node that wants so. Throws
+   * CONFIG_INVALID when that is more than the installation's.
+   */
+  grant(node: Node, cursor: bigint, leaseMs?: number): Promise<Granted>;
+  /** The number of the newest event. */
+  newest(): Promise<bigint>;
   /** The next ones behind `after`, in order; `undefined` when some of those are forgotten: it must forget all that it keeps. */
   events(after: bigint, limit: number): Promise<NodeEvent[] | undefined>;
   /** Those whose lease has not ended, and which have not said that they applied the event. */
   unaware(event: bigint): Promise<NodeState[]>;
-  /** No more by its own word: it stops. */
-  end(id: string): Promise<void>;
+  /** Those that are known, the one that was heard of last first, 1,000 at most. */
+  list(): Promise<ListedNode[]>;
+  /** No more by its own word: it stops. Returns whether there was such a node. */
+  end(id: string, kind: Node['kind']): Promise<boolean>;
   /** Forgets events and nodes that are so old, at most `limit` of each; never events that a lease may wait for. */
   prune(olderThanMs: number, limit: number): Promise<void>;
 }
@@ -61,10 +81,31 @@ export interface ReadLeasesOptions {
 export function openReadLeases({ database, schema, leaseMs }: ReadLeasesOptions): ReadLeases {
   const sql = statements(schema);
   return {
-    async grant({ id, kind, name }, cursor) {
-      const [row] = await database.run(sql.grant, [id, kind, name, leaseMs, cursor]);
+    async agree(isAlone) {
+      const others = await database.transaction(async (run) => {
+        const [counter] = await run(sql.holdCounter, []);
+        if (isAlone) await run(sql.endReplicas, []);
+        if (counter?.lease_ms === String(leaseMs)) return undefined;
+        const [held] = counter?.lease_ms == null ? [] : await run(sql.countLeases, []);
+        const count = Number(held?.count ?? 0);
+        if (count > 0) return { leaseMs: Number(counter?.lease_ms), count };
+        await run(sql.setLeaseMs, [leaseMs]);
+        return undefined;
+      });
+      if (others !== undefined) throw disagreement(leaseMs, others.leaseMs, others.count);
+    },
+    async grant({ id, kind, name }, cursor, wantedMs = leaseMs) {
+      const grantedMs = Math.min(wantedMs, leaseMs);
+      const [row] = await database.run(sql.grant, [id, kind, name, grantedMs, cursor]);
+      if (wantedMs > leaseMs || row === undefined) {
+        throw new LpsError('CONFIG_INVALID', 'leases on reading are shorter in this installation: see --max-staleness');
+      }
+      return { newest: BigInt(row.newest as string), leaseMs: grantedMs };
+    },
+    async newest() {
+      const [row] = await database.run(sql.newest, []);
       if (row === undefined) throw new LpsError('INTERNAL', 'the counter of events is gone');
-      return { newest: BigInt(row.newest as string), leaseMs };
+      return BigInt(row.last as string);
     },
     async events(after, limit) {
       const rows = await database.run(sql.events, [after, limit]);
@@ -74,8 +115,17 @@ export function openReadLeases({ database, schema, leaseMs }: ReadLeasesOptions)
     async unaware(event) {
       return (await database.run(sql.unaware, [event])).map(toNode);
     },
-    async end(id) {
-      await database.run(sql.end, [id]);
+    async list() {
+      return (await database.run(sql.list, [])).map((row) => ({
+        ...toNode(row),
+        startedAt: row.started_at as Date,
+        renewedAt: row.renewed_at as Date,
+        hasLease: row.has_lease === true,
+        behind: Number(row.behind),
+      }));
+    },
+    async end(id, kind) {
+      return (await database.run(sql.end, [id, kind])).length > 0;
     },
     async prune(olderThanMs, limit) {
       await database.run(sql.pruneEvents, [Math.max(olderThanMs, 2 * leaseMs), limit]);
@@ -84,7 +134,21 @@ export function openReadLeases({ database, schema, leaseMs }: ReadLeasesOptions)
   };
 }
 
-/** Adds events, in the transaction of `run`. Returns the number of the last one. */
+/** Where each event is told of as it is committed; the payload is the number of the last one. */
+export function eventChannel(schema: string): string {
+  return `${schema}_event`;
+}
+
+function disagreement(leaseMs: number, theirs: number, count: number): LpsError {
+  const [mine, others] = [leaseMs / 1000, theirs / 1000];
+  return new LpsError(
+    'CONFIG_INVALID',
+    `--max-staleness is ${mine} s here and ${others} s in the installation, where ${count} processes hold leases by it: ` +
+      `give all of them the same, or stop them all first and wait ${others} s`,
+  );
+}
+
+/** Adds events, in the transaction of `run`; whoever listens hears of it. Returns the number of the last one. */
 export async function appendEvents(
   run: Database['run'],
   schema: string,
@@ -101,16 +165,27 @@ function statements(schema: string) {
   const [counter, event, node] = [`${schema}.event_counter`, `${schema}.event`, `${schema}.node`];
   const columns = 'id, kind, name, lease_until, cursor';
   return {
-    /** $1 id, $2 kind, $3 name, $4 ms, $5 cursor. `now()` is from before it waited for the counter: sooner is safe. */
+    /**
+     * $1 id, $2 kind, $3 name, $4 ms, $5 cursor; one ahead of all events knows none of them. No row for more than M, or for
+     * the id of a node of the other kind. `now()` is from before it waited for the counter: sooner is safe.
+     */
     grant: named(
       'grant_read_lease',
-      `WITH counter AS MATERIALIZED (SELECT last FROM ${counter} FOR SHARE)
+      `WITH counter AS MATERIALIZED (SELECT last, lease_ms FROM ${counter} FOR SHARE)
        INSERT INTO ${node} AS n (id, kind, name, lease_until, cursor)
-       SELECT $1, $2, $3, now() + $4::float8 * interval '1 millisecond', $5::bigint FROM counter
+       SELECT $1, $2, $3, now() + $4::float8 * interval '1 millisecond',
+         CASE WHEN $5::bigint <= last THEN $5::bigint ELSE 0 END
+       FROM counter WHERE lease_ms IS NULL OR lease_ms >= $4::float8
        ON CONFLICT (id) DO UPDATE SET renewed_at = now(), cursor = excluded.cursor,
-         lease_until = greatest(n.lease_until, excluded.lease_until)
+         lease_until = greatest(n.lease_until, excluded.lease_until) WHERE n.kind = excluded.kind
        RETURNING (SELECT last FROM counter) AS newest`,
     ),
+    newest: named('newest_event', `SELECT last FROM ${counter}`),
+    holdCounter: { text: `SELECT lease_ms FROM ${counter} FOR UPDATE` },
+    countLeases: { text: `SELECT count(*) FROM ${node} WHERE lease_until > now()` },
+    endReplicas: { text: `UPDATE ${node} SET lease_until = now() WHERE kind = 'replica' AND lease_until > now()` },
+    /** $1 ms. */
+    setLeaseMs: { text: `UPDATE ${counter} SET lease_ms = $1` },
     /** $1 kind, $2 keys, $3 physical keys. */
     append: named(
       'append_events',
@@ -121,7 +196,7 @@ function statements(schema: string) {
          SELECT last - cardinality($2::text[]) + at, $1, key, physical_key
          FROM counted, unnest($2::text[], $3::text[]) WITH ORDINALITY AS blobs (key, physical_key, at)
        )
-       SELECT last FROM counted`,
+       SELECT last, pg_notify('${eventChannel(schema)}', last::text) FROM counted`,
     ),
     /** $1 behind this one, $2 limit. One row at least. */
     events: named(
@@ -136,7 +211,17 @@ function statements(schema: string) {
       'unaware_nodes',
       `SELECT ${columns} FROM ${node} WHERE lease_until > now() AND cursor < $1 ORDER BY id`,
     ),
-    end: named('end_read_lease', `UPDATE ${node} SET lease_until = now() WHERE id = $1`),
+    list: named(
+      'list_nodes',
+      `SELECT ${columns}, started_at, renewed_at, lease_until > now() AS has_lease,
+         greatest(0, (SELECT last FROM ${counter}) - cursor) AS behind
+       FROM ${node} ORDER BY renewed_at DESC, id LIMIT 1000`,
+    ),
+    /** $1 id, $2 kind. */
+    end: named(
+      'end_read_lease',
+      `UPDATE ${node} SET lease_until = least(lease_until, now()) WHERE id = $1 AND kind = $2 RETURNING id`,
+    ),
     /** $1 ms, $2 limit. */
     pruneEvents: named(
       'prune_events',
