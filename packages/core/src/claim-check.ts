@@ -225,8 +225,9 @@ export class ClaimCheck {
     try {
       return await call();
     } catch (error) {
-      if (isLpsError(error, 'BLOB_TAKEN_DOWN') || isLpsError(error, 'BLOB_BLOCKED')) this.#forget(key);
-      throw error;
+      if (!isLpsError(error, 'BLOB_TAKEN_DOWN') && !isLpsError(error, 'BLOB_BLOCKED')) throw error;
+      this.#forget(key);
+      throw new LpsError(error.code, error.message, { details: { ...error.details, key }, cause: error });
     }
   }
 

@@ -1,6 +1,14 @@
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { type BlobStore, ClaimCheck, digestOf, LpsError, memoryStore, v1ObjectName } from '@large-payload/core';
+import {
+  type BlobStore,
+  ClaimCheck,
+  digestOf,
+  type ErrorCode,
+  LpsError,
+  memoryStore,
+  v1ObjectName,
+} from '@large-payload/core';
 import { ApplicationFailure, type Payload } from '@temporalio/common';
 import { describe, expect, it } from 'vitest';
 import { LargePayloadCodec } from './codec.js';
@@ -142,6 +150,40 @@ describe('failures', () => {
       new LargePayloadCodec({ store: damaging, namespace: 'default' }).decode([claim ?? {}]),
     );
     expect(damaged).toMatchObject({ type: 'LargePayload.BLOB_DAMAGED', nonRetryable: true });
+  });
+});
+
+describe('what was taken down', () => {
+  async function failureOfRead(code: ErrorCode): Promise<{ failure: ApplicationFailure; key: string }> {
+    const store = memoryStore();
+    const [claim] = await new LargePayloadCodec({ store, namespace: 'default' }).encode([plain(200_000)]);
+    const gone: BlobStore = { ...store, get: () => Promise.reject(new LpsError(code, 'erased on request')) };
+    const failure = await failureOf(new LargePayloadCodec({ store: gone, namespace: 'default' }).decode([claim ?? {}]));
+    return { failure, key: JSON.parse(Buffer.from(claim?.data ?? []).toString()).key };
+  }
+
+  it('is a final failure of a type of its own, which says what to do, and about which blob', async () => {
+    const { failure, key } = await failureOfRead('BLOB_TAKEN_DOWN');
+    expect(failure).toMatchObject({ type: 'LpsBlobTakenDown', nonRetryable: true, cause: { code: 'BLOB_TAKEN_DOWN' } });
+    expect(failure.message).toContain(key);
+    expect(failure.message).toMatch(/erased on request.*terminate it, or reset it/);
+  });
+
+  it('stays final when the SDK says otherwise, as it does of an activity’s input', async () => {
+    const { failure } = await failureOfRead('BLOB_TAKEN_DOWN');
+    const changed = ApplicationFailure.fromError(failure, { message: 'Failed to parse', nonRetryable: false });
+    expect(changed).toMatchObject({ message: 'Failed to parse', type: 'LpsBlobTakenDown', nonRetryable: true });
+    const other = ApplicationFailure.fromError((await failureOfRead('BLOB_NOT_FOUND')).failure, {
+      nonRetryable: false,
+    });
+    expect(other.nonRetryable).toBe(false);
+  });
+
+  it('may be blocked: then storing it fails for good, and says what to do', async () => {
+    const codec = new LargePayloadCodec({ store: failingStore('BLOB_BLOCKED'), namespace: 'default' });
+    const failure = await failureOf(codec.encode([plain(200_000)]));
+    expect(failure).toMatchObject({ type: 'LargePayload.BLOB_BLOCKED', nonRetryable: true });
+    expect(failure.message).toMatch(/blocked.*end the block/);
   });
 });
 

@@ -1,4 +1,4 @@
-import { type ErrorCode, isLpsError } from '@large-payload/core';
+import { type ErrorCode, isLpsError, type LpsError } from '@large-payload/core';
 import { ApplicationFailure } from '@temporalio/common';
 
 /**
@@ -9,7 +9,7 @@ import { ApplicationFailure } from '@temporalio/common';
  * | workflow task, codec or driver          | the *task* fails and is tried again, whatever was thrown: never the workflow |
  * | activity's result, codec or driver      | `ensureApplicationFailure`: the attempt fails, for good when `nonRetryable` |
  * | activity's input, driver                | the same                                                                |
- * | activity's input, codec                 | the attempt fails, `nonRetryable` is overwritten with false               |
+ * | activity's input, codec                 | the attempt fails, `nonRetryable` is overwritten with false (see `toTemporalFailure`) |
  * | heartbeat, codec                        | the activity is cancelled (HEARTBEAT_DETAILS_CONVERSION_FAILED)           |
  * | heartbeat, driver                       | nothing catches it: the worker's `run()` rejects                        |
  * | heartbeat, with the plugin              | it never gets that far: the heartbeat is skipped (heartbeats.ts)        |
@@ -25,6 +25,8 @@ import { ApplicationFailure } from '@temporalio/common';
 const permanentCodes: ReadonlySet<ErrorCode> = new Set([
   'BLOB_TOO_LARGE',
   'BLOB_DAMAGED',
+  'BLOB_TAKEN_DOWN',
+  'BLOB_BLOCKED',
   'DIGEST_MISMATCH',
   'SIZE_MISMATCH',
   'INVALID_ARGUMENT',
@@ -35,18 +37,46 @@ const permanentCodes: ReadonlySet<ErrorCode> = new Set([
 // Not here, though the store gives up on them at once: BLOB_NOT_FOUND, STORE_REFUSED, STORE_FULL, CONFIG_INVALID and
 // their like. An operator mends those (a wrong URL, an expired key, an undelete) while Temporal keeps trying.
 
+/** The type of the failure when a payload was erased on request. */
+export const takenDownType = 'LpsBlobTakenDown';
+
 /**
- * The failure for Temporal: type `LargePayload.<CODE>`, for `nonRetryableErrorTypes` and for whoever catches it; `cause`
- * is the `LpsError`. Anything else than an `LpsError` is returned as it is.
+ * The failure for Temporal: type `LargePayload.<CODE>`, and `LpsBlobTakenDown` for what was erased on request, for
+ * `nonRetryableErrorTypes` and for whoever catches it; `cause` is the `LpsError`. Anything else than an `LpsError` is
+ * returned as it is.
+ *
+ * What was erased never comes back, so that failure stays non-retryable also where the SDK would say otherwise: it assigns
+ * `nonRetryable: false` to a failure of a codec in an activity's input.
  */
 export function toTemporalFailure(error: unknown): unknown {
   if (!isLpsError(error)) return error;
-  return ApplicationFailure.create({
-    message: error.message,
-    type: `LargePayload.${error.code}`,
+  const isErased = error.code === 'BLOB_TAKEN_DOWN';
+  const failure = ApplicationFailure.create({
+    message: messageOf(error),
+    type: isErased ? takenDownType : `LargePayload.${error.code}`,
     nonRetryable: permanentCodes.has(error.code),
     cause: error,
   });
+  if (!isErased) return failure;
+  return Object.defineProperty(failure, 'nonRetryable', { enumerable: true, get: () => true, set: () => undefined });
+}
+
+/** A workflow task that fails with it is tried again and again, and its message is all that a person sees of it. */
+function messageOf({ code, message, details }: LpsError): string {
+  const blob = typeof details.key === 'string' ? ` (${details.key})` : '';
+  if (code === 'BLOB_TAKEN_DOWN') {
+    return (
+      `a payload was erased on request (taken down) and never comes back${blob}. A workflow that still needs it cannot go ` +
+      'on: terminate it, or reset it to a point before it was used'
+    );
+  }
+  if (code === 'BLOB_BLOCKED') {
+    return (
+      `a payload may not be stored${blob}: these bytes were taken down, and are blocked. A workflow that sends them cannot ` +
+      'go on: terminate it, change what it sends and reset it, or end the block (lps takedown)'
+    );
+  }
+  return message;
 }
 
 /**

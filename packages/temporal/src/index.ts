@@ -7,7 +7,7 @@ export {
   type LargePayloadDriverOptions,
 } from './driver.js';
 export { EncryptionCodec, type EncryptionCodecOptions } from './encryption-codec.js';
-export { toTemporalFailure } from './failure.js';
+export { takenDownType, toTemporalFailure } from './failure.js';
 export { LargePayloadPlugin, type LargePayloadPluginOptions, type PluginMode } from './plugin.js';
 export { assertReferencesCanBeEncoded } from './protobufjs-check.js';
 export {

@@ -106,7 +106,7 @@ export interface Catalog {
 
 /** What reads of such a blob end with. */
 export function takenDown(): LpsError {
-  return new LpsError('BLOB_TAKEN_DOWN', 'the blob was erased on request (taken down); it can not be read any more');
+  return new LpsError('BLOB_TAKEN_DOWN', 'the blob was erased on request (taken down) and cannot be read any more');
 }
 
 /** What uploads of such a blob end with. */

@@ -23,7 +23,7 @@ export function failureOf(error: unknown, position: string, otherwise: string): 
 }
 
 /** `ApplicationFailure`s of our drivers and codecs carry ours as their cause. */
-function lpsErrorIn(error: unknown): LpsError | undefined {
+export function lpsErrorIn(error: unknown): LpsError | undefined {
   if (isLpsError(error)) return error;
   const cause: unknown = error instanceof Error ? error.cause : undefined;
   return isLpsError(cause) ? cause : undefined;

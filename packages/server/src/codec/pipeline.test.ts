@@ -1,7 +1,7 @@
 import { deflateSync } from 'node:zlib';
-import { type BlobStore, ClaimCheck, isLpsError, passThrough } from '@large-payload/core';
+import { type BlobStore, ClaimCheck, isLpsError, LpsError, passThrough } from '@large-payload/core';
 import { LargePayloadDriver, ZlibCodec } from '@large-payload/temporal';
-import type { Payload, StorageDriver } from '@temporalio/common';
+import type { Payload, PayloadCodec, StorageDriver } from '@temporalio/common';
 import proto from '@temporalio/proto';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
@@ -28,6 +28,68 @@ async function failure(call: Promise<unknown>): Promise<string> {
     return isLpsError(error) ? `${error.status} ${error.code}: ${error.message}` : String(error);
   }
 }
+
+describe('what was taken down', () => {
+  /** Its blobs are taken down as soon as `takenDown` has their keys. */
+  function worldWithout(): { world: World; takenDown: Set<string> } {
+    const base = newWorld();
+    const takenDown = new Set<string>();
+    const store: BlobStore = {
+      ...passThrough(base.store),
+      get: async (key, options) => {
+        if (takenDown.has(key)) throw new LpsError('BLOB_TAKEN_DOWN', 'erased on request');
+        return base.store.get(key, options);
+      },
+    };
+    const claimCheck = new ClaimCheck({ store, namespace, cacheBytes: 0, skipWindowMs: 0 });
+    return { world: { ...base, store, claimCheck, drivers: [new LargePayloadDriver({ claimCheck })] }, takenDown };
+  }
+
+  const textOf = (bytes: Uint8Array | null | undefined): string => Buffer.from(bytes ?? []).toString('utf8');
+
+  it.each(['our driver', 'a Go claim'] as const)(
+    'has a placeholder, and the rest of the page stays (%s)',
+    async (kind) => {
+      const { world, takenDown } = worldWithout();
+      // a codec that would stumble over what it has not made
+      const strict: PayloadCodec = {
+        encode: async (payloads) =>
+          payloads.map((one) => ({ ...one, metadata: { ...one.metadata, own: Buffer.from('1') } })),
+        decode: async (payloads) =>
+          payloads.map((one) => {
+            if (one.metadata?.own === undefined) throw new Error('not mine');
+            const { own: _, ...metadata } = one.metadata;
+            return { ...one, metadata };
+          }),
+      };
+      const codec = codecOf(world, { preStorage: [strict] });
+      const [first, second] = [plain(), plain()];
+      const [one, other] = await strict.encode([first, second]);
+      const sent = [await kinds[kind](world, one ?? {}), await kinds[kind](world, other ?? {})];
+      const noted: string[] = [];
+      await codec.decode(sent, callOf(codec, { note: (subjects) => noted.push(...subjects) }));
+      takenDown.add(noted[0] ?? '');
+      for (const call of ['decode', 'download'] as const) {
+        const [placeholder, kept] = await codec[call](sent, callOf(codec));
+        expect(kept).toEqual(second);
+        expect(textOf(placeholder?.metadata?.encoding)).toBe('json/plain');
+        expect(textOf(placeholder?.metadata?.['large-payload/placeholder'])).toBe('taken_down');
+        expect(JSON.parse(textOf(placeholder?.data))).toBe(
+          `This payload was erased on request (taken down) and cannot be shown any more: ${noted[0]}`,
+        );
+      }
+    },
+  );
+
+  it('fails the page for any other reason', async () => {
+    const { world } = worldWithout();
+    const codec = codecOf(world);
+    const sent = await kinds['our driver'](world, plain());
+    const empty = codecOf({ ...newWorld() });
+    expect(await failure(codec.decode([sent], callOf(codec)))).toBe('none');
+    expect(await failure(empty.decode([sent], callOf(empty)))).toMatch(/^424 BLOB_NOT_FOUND/);
+  });
+});
 
 describe('who may see what', () => {
   it('is asked with every namespace that is read, before anything is', async () => {

@@ -5,7 +5,8 @@
  *   decode     postStorage codecs backwards → references fetched (or kept, and shown) → preStorage codecs backwards
  *   download   as decode, of references only
  *
- * As many payloads come back as went in, in their order. Sizes are looked at three times: as references state them, before
+ * As many payloads come back as went in, in their order; in place of one that was taken down comes one that says so
+ * (placeholder.ts). Sizes are looked at three times: as references state them, before
  * anything is fetched; as the bytes arrive; and after every codec.
  */
 import {
@@ -22,6 +23,7 @@ import { ByteBudget, type Hold } from './byte-budget.js';
 import { batchesOf, maxUnpackedBytes, runCodec } from './codec-batches.js';
 import { CodecError, failureOf } from './codec-error.js';
 import { isPayload, payloadBytes } from './payloads-json.js';
+import { isPlaceholder, placeholderFor } from './placeholder.js';
 import { formatReference, type Ownership, type Reference, References } from './references.js';
 
 export interface CodecOptions {
@@ -152,10 +154,12 @@ class Pipeline implements Codec {
     return this.#through([...(this.#options.postStorage ?? [])].reverse(), 'decode', payloads, call);
   }
 
-  /** The codecs of before the storage, backwards, on all but what was kept. */
+  /** The codecs of before the storage, backwards, on all but what was kept, and what never was encoded. */
   async #decoded(payloads: readonly Payload[], kept: readonly boolean[], call: CodecCall): Promise<Payload[]> {
     const codecs = [...(this.#options.preStorage ?? [])].reverse();
-    const indices = [...payloads.keys()].filter((index) => kept[index] !== true);
+    const indices = [...payloads.entries()].flatMap(([index, one]) =>
+      kept[index] === true || isPlaceholder(one) ? [] : [index],
+    );
     const positions = (at: number): string => positionOf(indices[at] ?? 0, payloads);
     const encoded = indices.map((index) => payloads[index] ?? {});
     const decoded = await this.#through(codecs, 'decode', encoded, call, positions);
@@ -348,6 +352,8 @@ async function fetchOne(reference: Reference, signal: AbortSignal, position: str
     if (isPayload(payload)) return payload;
     throw new CodecError('CONFIG_INVALID', 'the driver returned something that is no payload');
   } catch (error) {
+    const placeholder = placeholderFor(error, reference.subject);
+    if (placeholder !== undefined) return placeholder;
     throw failureOf(error, position, 'the driver failed; the log has the details');
   }
 }
