@@ -1,0 +1,52 @@
+/** Takedowns as a client of the service makes them. */
+import { randomUUID } from 'node:crypto';
+import { codeOf, request } from './blobs.ts';
+import { until } from './until.ts';
+
+export interface SeenTakedown {
+  readonly id: string;
+  readonly state: 'planning' | 'accepting' | 'accepted' | 'completed' | 'failed';
+  readonly problem?: string;
+  readonly objects: number;
+  readonly erased: number;
+}
+
+export interface AskedTakedown {
+  readonly id?: string;
+  readonly selector: Readonly<Record<string, string>>;
+  readonly block?: boolean;
+  readonly withSameDigest?: boolean;
+}
+
+const patienceMs = 60_000;
+const headers = { 'content-type': 'application/json' };
+
+/** Asks for one; resolves when it is on record. */
+export async function takeDown(port: number, asked: AskedTakedown): Promise<string> {
+  const body = Buffer.from(JSON.stringify({ id: randomUUID(), reason: 'a test', ...asked }));
+  const answer = await request(port, '/v3/takedowns', { method: 'POST', headers, body });
+  if (answer.status !== 202) throw new Error(`${answer.status} ${codeOf(answer)} ${answer.text}`);
+  return JSON.parse(answer.text).id;
+}
+
+export async function takedown(port: number, id: string): Promise<SeenTakedown> {
+  return JSON.parse((await request(port, `/v3/takedowns/${id}`)).text);
+}
+
+/** Until it is so far, or farther. */
+export function untilTakedown(port: () => number, id: string, state: 'accepted' | 'completed'): Promise<SeenTakedown> {
+  const enough: readonly string[] = state === 'accepted' ? ['accepted', 'completed'] : ['completed'];
+  let last: SeenTakedown | undefined;
+  const ask = async (): Promise<SeenTakedown | undefined> => {
+    last = await takedown(port(), id);
+    if (last.state === 'failed') return last;
+    return enough.includes(last.state) ? last : undefined;
+  };
+  return until(`a takedown that is ${state}`, ask, patienceMs).catch((cause) => {
+    throw new Error(`not ${state}: ${JSON.stringify(last)}`, { cause });
+  });
+}
+
+export async function receiptOf(port: number, id: string): Promise<string> {
+  return (await request(port, `/v3/takedowns/${id}/receipt`)).text;
+}

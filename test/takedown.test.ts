@@ -1,0 +1,317 @@
+/**
+ * Erasure on request, on the real service: on every store; beside uploads; in front of a bucket that refuses; and killed at
+ * each of its steps.
+ */
+import { execFile } from 'node:child_process';
+import { generateKeyPairSync, randomBytes, randomUUID } from 'node:crypto';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { describeWith, startVersitygw, tempDir } from '@large-payload/test-components';
+import pg from 'pg';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { type EmbeddedPostgres, startEmbeddedPostgres } from '../packages/server/src/catalog/embedded-postgres.ts';
+import { v2Blob } from '../packages/server/src/http/testing.ts';
+import { verifyReceipt } from '../packages/server/src/takedown/receipt.ts';
+import { objectsIn, rowsIn } from './support/at-rest.ts';
+import { codeOf, put, putHead, RawConnection, read, request, sized, type V2Blob } from './support/blobs.ts';
+import { type BucketPlace, type BucketProxy, startBucketProxy } from './support/bucket-proxy.ts';
+import { startFaultProxy } from './support/fault-proxy.ts';
+import { startPlaces } from './support/places.ts';
+import { queryCatalog } from './support/postgres.ts';
+import { type RunningService, startService } from './support/service.ts';
+import { type StatementPlace, type StatementProxy, startStatementProxy } from './support/statement-proxy.ts';
+import { receiptOf, takeDown, takedown, untilTakedown } from './support/takedowns.ts';
+import { until } from './support/until.ts';
+
+const quick = ['--max-staleness', '1s', '--unsafe-times', '--direct-lifetime', '1s'];
+const newBlob = (namespace: string, size = 1000): V2Blob => v2Blob(randomBytes(size), namespace);
+const getV3 = (port: number, { key }: V2Blob, method = 'GET') =>
+  request(port, `/v3/blobs?${new URLSearchParams({ key })}`, { method });
+const bin = fileURLToPath(new URL('../packages/server/bin/lps.js', import.meta.url));
+
+const places = await startPlaces();
+
+describe.each(places)('on store $name', (place) => {
+  let service: RunningService;
+  const port = (): number => service.port;
+  let namespace = '';
+
+  beforeAll(async () => {
+    service = await startService({ ...place.options, args: quick });
+  });
+  afterAll(() => service?.stop());
+
+  const ofNewNamespace = (): string => {
+    namespace = `n${randomUUID()}`;
+    return namespace;
+  };
+
+  it('reads are answered 410, the objects are gone, the receipt is right, and the bytes can come again', async () => {
+    const [blob, other] = [newBlob(ofNewNamespace()), newBlob(namespace)];
+    for (const one of [blob, other]) expect((await put(port(), one)).status).toBe(201);
+    const id = await takeDown(port(), { selector: { namespace, key: blob.key } });
+    await untilTakedown(port, id, 'accepted');
+    expect(await getV3(port(), blob).then((answer) => [answer.status, codeOf(answer)])).toEqual([
+      410,
+      'BLOB_TAKEN_DOWN',
+    ]);
+    expect((await getV3(port(), blob, 'HEAD')).status).toBe(410);
+    expect((await read(port(), sized(blob))).status).toBe(410);
+    expect(await untilTakedown(port, id, 'completed')).toMatchObject({ objects: 1, erased: 1 });
+    expect([await place.objects(blob), await place.objects(other)]).toEqual([0, 1]);
+    const text = await receiptOf(port(), id);
+    const { receipt } = await verifyReceipt(text);
+    expect(receipt).toMatchObject({ id, objects: 1, bytes: 1000, blobs: [{ key: blob.key, digest: blob.digest }] });
+    await expect(verifyReceipt(text.replace('a test', 'no test'))).rejects.toThrow(/readable part/);
+    expect((await put(port(), blob)).status).toBe(201);
+    expect((await read(port(), sized(blob))).isRight).toBe(true);
+  });
+
+  it('what is blocked is refused until it is let go of, and what the catalog did not know is found', async () => {
+    const [blob, unknown] = [newBlob(ofNewNamespace()), newBlob(namespace)];
+    await put(port(), blob);
+    await place.write(unknown, unknown.bytes);
+    const selector = { namespace, uploadedFrom: '2020-01-01T00:00:00Z' };
+    const id = await takeDown(port(), { selector, block: true });
+    await untilTakedown(port, id, 'completed');
+    for (const one of [blob, unknown]) {
+      expect(await place.objects(one)).toBe(0);
+      expect((await getV3(port(), one)).status).toBe(410);
+      expect(await put(port(), one).then((answer) => [answer.status, codeOf(answer)])).toEqual([451, 'BLOB_BLOCKED']);
+    }
+    const query = new URLSearchParams({ namespace, digest: blob.digest });
+    const unblocked = await request(port(), `/v3/blocks?${query}`, { method: 'DELETE' });
+    expect([unblocked.status, JSON.parse(unblocked.text)]).toEqual([200, { removed: 1 }]);
+    expect((await put(port(), blob)).status).toBe(201);
+    expect((await put(port(), unknown)).status).toBe(451);
+  });
+
+  it('an upload under way is waited for, and brings nothing back', async () => {
+    const blob = newBlob(ofNewNamespace(), 300_000);
+    const upload = await RawConnection.open(port());
+    await upload.write(putHead(blob));
+    await upload.write(blob.bytes.subarray(0, 1000));
+    const known = async () => (await getCatalogStates(namespace)).length > 0 || undefined;
+    await until('the row', known);
+    const id = await takeDown(port(), { selector: { namespace, key: blob.key } });
+    await untilTakedown(port, id, 'accepted');
+    await until(
+      'what it waits for',
+      async () => /uploads under way/.test((await takedown(port(), id)).problem ?? '') || undefined,
+    );
+    await upload.write(blob.bytes.subarray(1000));
+    expect(await upload.until(/^HTTP\/1\.1 \d{3}/)).toMatch(/^HTTP\/1\.1 [45]\d\d/);
+    upload.destroy();
+    await untilTakedown(port, id, 'completed');
+    expect([await place.objects(blob), await getCatalogStates(namespace)]).toEqual([0, ['taken_down']]);
+  });
+
+  const getCatalogStates = async (name: string): Promise<string[]> => {
+    const text = 'SELECT state FROM lps.blob WHERE namespace = $1';
+    return (await queryCatalog<{ state: string }>(place.options.dataDir, text, [name])).map(({ state }) => state);
+  };
+});
+
+const s3 = await startVersitygw();
+afterAll(() => s3?.stop());
+
+describeWith(describe, 'a takedown', s3, (s3) => {
+  let postgres: EmbeddedPostgres;
+  let pool: pg.Pool;
+  let statements: StatementProxy;
+  let bucket: BucketProxy;
+  let service: RunningService;
+  const port = (): number => service.port;
+  const dataDir = tempDir('takedown');
+  const keyPath = join(dataDir, 'signing.pem');
+  let isRefusing = false;
+
+  beforeAll(async () => {
+    writeFileSync(keyPath, generateKeyPairSync('ed25519').privateKey.export({ format: 'pem', type: 'pkcs8' }));
+    postgres = await startEmbeddedPostgres({ throwAway: true, maxConnections: 120 });
+    postgres.exited.catch(() => undefined);
+    pool = new pg.Pool({ connectionString: postgres.url, max: 2 }).on('error', () => undefined);
+    statements = await startStatementProxy(postgres.url);
+    const faults = await startFaultProxy(s3.endpoint, {
+      instead: ({ method, url }) =>
+        isRefusing && (method === 'DELETE' || /[?&]delete/.test(url ?? ''))
+          ? { status: 503, body: '<Error><Code>SlowDown</Code><Message>no</Message></Error>' }
+          : undefined,
+    });
+    bucket = await startBucketProxy({ ...s3, endpoint: faults.url });
+    await start();
+  });
+  afterAll(async () => {
+    await service?.kill();
+    await bucket?.close();
+    await statements?.close();
+    await pool?.end();
+    await postgres?.stop();
+  });
+
+  async function start(more: readonly string[] = ['--takedown-key', keyPath]): Promise<void> {
+    service = await startService({
+      ...{ store: { ...s3, endpoint: bucket.endpoint }, dataDir, env: { LPS_DATABASE_URL: statements.url } },
+      args: [...quick, '--replica-timeout', '3s', ...more],
+    });
+  }
+
+  async function expectErased(id: string, blobs: readonly V2Blob[]): Promise<void> {
+    const objects = objectsIn(s3);
+    const rows = await rowsIn(pool);
+    for (const { key } of blobs) {
+      expect([objects.has(key), rows.get(key)?.state]).toEqual([false, 'taken_down']);
+      expect((await request(port(), `/v3/blobs?${new URLSearchParams({ key })}`)).status).toBe(410);
+    }
+    const { receipt } = await verifyReceipt(await receiptOf(port(), id));
+    expect(receipt.blobs.map(({ key }) => key).sort()).toEqual(blobs.map(({ key }) => key).sort());
+    expect(receipt.objects).toBe(blobs.length);
+  }
+
+  async function putSome(namespace: string, count = 3): Promise<V2Blob[]> {
+    const blobs = Array.from({ length: count }, () => newBlob(namespace));
+    for (const blob of blobs) expect((await put(port(), blob)).status).toBe(201);
+    return blobs;
+  }
+
+  const everything = (namespace: string) => ({ namespace, uploadedFrom: '2020-01-01T00:00:00Z' });
+
+  it('goes on while the bucket refuses to delete, and says so', async () => {
+    const namespace = randomUUID();
+    const blobs = await putSome(namespace);
+    isRefusing = true;
+    const id = await takeDown(port(), { selector: everything(namespace) });
+    await untilTakedown(port, id, 'accepted');
+    const problem = () => takedown(port(), id).then((seen) => (/STORE_/.test(seen.problem ?? '') ? seen : undefined));
+    expect(await until('what it says', problem)).toMatchObject({ state: 'accepted', erased: 0 });
+    expect((await request(port(), `/v3/takedowns/${id}/receipt`)).status).toBe(404);
+    isRefusing = false;
+    await untilTakedown(port, id, 'completed');
+    await expectErased(id, blobs);
+  });
+
+  it('beside uploads of the same blobs: each is refused, erased, or new; catalog and bucket agree', async () => {
+    const namespace = randomUUID();
+    const blobs = Array.from({ length: 30 }, () => newBlob(namespace, 20_000));
+    let isOver = false;
+    const uploading = blobs.map(async (blob) => {
+      const statuses = new Set<number>();
+      while (!isOver) statuses.add((await put(port(), blob)).status);
+      return [...statuses];
+    });
+    await until('some rows', async () =>
+      [...(await rowsIn(pool)).keys()].some((key) => key.includes(namespace)) ? true : undefined,
+    );
+    const id = await takeDown(port(), { selector: everything(namespace), block: true });
+    await untilTakedown(port, id, 'accepted');
+    await untilTakedown(port, id, 'completed');
+    isOver = true;
+    const statuses = new Set((await Promise.all(uploading)).flat());
+    expect([...statuses].filter((status) => ![200, 201, 451, 410, 503, 409, 404].includes(status))).toEqual([]);
+    expect(statuses).toContain(451);
+    const [objects, rows] = [objectsIn(s3), await rowsIn(pool)];
+    expect([...objects.keys()].filter((key) => key.includes(namespace))).toEqual([]);
+    const states = [...rows].filter(([key]) => key.includes(namespace)).map(([, { state }]) => state);
+    expect(new Set(states)).toEqual(new Set(['taken_down']));
+  });
+
+  it('by the command line: told before, waited for, verified without the service', async () => {
+    const namespace = randomUUID();
+    const [blob] = await putSome(namespace, 1);
+    const lps = async (...args: string[]): Promise<{ code: number; out: string; err: string }> => {
+      const env = { PATH: process.env.PATH ?? '', LPS_URL: service.url };
+      const running = promisify(execFile)(process.execPath, [bin, 'takedown', ...args], { env });
+      return running.then(
+        ({ stdout, stderr }) => ({ code: 0, out: stdout, err: stderr }),
+        ({ code, stdout, stderr }) => ({ code, out: stdout, err: stderr }),
+      );
+    };
+    const asked = ['--key', blob?.key ?? '', '--reason', 'request 4711'];
+    const told = await lps('create', ...asked);
+    expect([told.code, told.err]).toEqual([2, expect.stringContaining('nothing was done')]);
+    expect(told.out).toContain(`would be erased     1 blob, 1000 B (1 live)\n  ${blob?.key}`);
+    const created = await lps('create', ...asked, '--yes', '--wait');
+    expect([created.code, created.err]).toEqual([0, expect.stringContaining('completed: 1 object erased')]);
+    const id = created.out.trim();
+    expect((await lps('list', '--namespace', namespace)).out).toMatch(
+      new RegExp(`^${id} .* completed .*request 4711\n$`),
+    );
+    const file = join(tempDir('receipt'), 'receipt.json');
+    expect((await lps('receipt', id, '-o', file)).code).toBe(0);
+    expect(await lps('verify', file, '--key', keyPath)).toMatchObject({
+      code: 0,
+      out: expect.stringMatching(/^right/),
+    });
+    const other = join(tempDir('receipt'), 'other.pem');
+    writeFileSync(other, generateKeyPairSync('ed25519').publicKey.export({ format: 'pem', type: 'spki' }));
+    expect(await lps('verify', file, '--key', other)).toMatchObject({
+      code: 1,
+      err: expect.stringMatching(/not right/),
+    });
+    expect((await lps('status', randomUUID())).err).toMatch(/TAKEDOWN_NOT_FOUND/);
+  });
+
+  describe('killed when', () => {
+    const before = (statement: RegExp): StatementPlace => ({ statement, when: 'sent', atCommit: true });
+    const behind = (statement: RegExp): StatementPlace => ({ statement, when: 'answered', atCommit: true });
+    const sent = (statement: RegExp): StatementPlace => ({ statement, when: 'sent' });
+    const done = (statement: RegExp): StatementPlace => ({ statement, when: 'answered' });
+    const inBucket = (method: 'PUT' | 'DELETE', when: 'sent' | 'answered'): BucketPlace => ({
+      ...{ method, when, key: method === 'PUT' ? /^\/?\.lps\/takedowns/ : /blobs/ },
+    });
+    const steps: [string, StatementPlace | BucketPlace][] = [
+      ['it is on record', done(/INSERT INTO lps\.takedown \(/)],
+      [
+        'objects are to be put on record',
+        sent(/INSERT INTO lps\.takedown_blob \(takedown_id, physical_key, key, size\)/),
+      ],
+      ['rows are to be taken down', before(/SET state = 'taken_down'/)],
+      ['rows are taken down', behind(/SET state = 'taken_down'/)],
+      ['older transactions are looked for', sent(/AS is_settled/)],
+      ['nodes are asked', done(/lease_until > now\(\) AND cursor </)],
+      ['it is accepted', done(/SET state = 'accepted'/)],
+      ['it is to be kept in the store', inBucket('PUT', 'sent')],
+      ['it is kept in the store', inBucket('PUT', 'answered')],
+      ['objects are counted', done(/SET objects = greatest/)],
+      ['an object is to be deleted', inBucket('DELETE', 'sent')],
+      ['an object is deleted', inBucket('DELETE', 'answered')],
+      ['objects are called erased', sent(/SET erased_at = clock_timestamp/)],
+      ['uploads are looked for', done(/AS urls_until/)],
+      ['it is to be completed', sent(/SET state = 'completed'/)],
+      ['it is completed', done(/SET state = 'completed'/)],
+    ];
+
+    it.each(steps)('%s: it goes on', async (_name, place) => {
+      const namespace = randomUUID();
+      const blobs = await putSome(namespace);
+      const unknown = newBlob(namespace);
+      await writeUnknown(unknown);
+      const held = 'statement' in place ? statements.hold(place) : bucket.hold(place);
+      const id = randomUUID();
+      const asked = takeDown(port(), { id, selector: everything(namespace) }).catch(() => undefined);
+      await held.reached;
+      await service.kill();
+      await asked;
+      held.lose();
+      await start();
+      await takeDown(port(), { id, selector: everything(namespace) });
+      await untilTakedown(port, id, 'completed');
+      await expectErased(id, [...blobs, unknown]);
+    });
+  });
+
+  const writeUnknown = async (blob: V2Blob): Promise<void> => {
+    const { writeS3Object } = await import('./support/places.ts');
+    await writeS3Object(s3, s3.bucket, blob.key, blob.bytes);
+  };
+
+  it('is refused where replicas may be on the database and no key is given', async () => {
+    await service.kill();
+    await start([]);
+    const asked = takeDown(port(), { selector: everything(randomUUID()) });
+    await expect(asked).rejects.toThrow(/CONFIG_INVALID.*--takedown-key/);
+    await expect(takeDown(port(), { selector: { namespace: 'a', workflowId: 'w' } })).rejects.toThrow(/CONFIG_INVALID/);
+  });
+});
