@@ -249,6 +249,26 @@ describe('retire', () => {
     expect(lease.physicalKey).not.toBe(it.row.physicalKey);
   });
 
+  it('is told to whoever keeps blobs, in one transaction with it', async () => {
+    const it = await condemned();
+    const { schema, sql } = harness.fixture;
+    const holdCounter = async (client: pg.PoolClient): Promise<void> => {
+      await client.query(`SELECT FROM ${schema}.event_counter FOR UPDATE`);
+      retiring = retire(it);
+      await waits(retiring);
+      expect(await stateOf(it.key)).toBe('quarantined');
+    };
+    let retiring: Promise<unknown> | undefined;
+    await meanwhile(holdCounter, async () => retiring);
+    const { rows } = await sql.query(
+      `SELECT e.kind, e.key, e.physical_key, e.xmin::text = b.xmin::text AS is_one
+       FROM ${schema}.event e, ${schema}.blob b WHERE b.id = $1 ORDER BY e.id DESC LIMIT 1`,
+      [it.row.id],
+    );
+    expect(rows).toEqual([{ kind: 'delete', key: it.row.key, physical_key: it.row.physicalKey, is_one: true }]);
+    expect(await stateOf(it.key)).toBe('deleting');
+  });
+
   it('is too late for a begin that came first', async () => {
     const it = await condemned();
     const { schema } = harness.fixture;

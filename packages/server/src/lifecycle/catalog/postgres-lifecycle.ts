@@ -7,6 +7,7 @@ import { type Database, openDatabase, type Row } from '../../catalog/database.js
 import { prepare } from '../../catalog/postgres-catalog.js';
 import { moment } from '../../catalog/row-cache.js';
 import { replicaStatements } from '../../durable/replica-sql.js';
+import { appendEvents } from '../../nodes/read-leases.js';
 import type { Edge } from '../edge.js';
 import type { HolderKind } from '../holders/holder-kind.js';
 import type {
@@ -87,12 +88,14 @@ export function postgresLifecycle(
 
 class PostgresLifecycle implements LifecycleCatalog {
   readonly #database: Database;
+  readonly #schema: string;
   readonly #sql: ReturnType<typeof lifecycleStatements>;
   readonly #holdEpoch: ReturnType<typeof replicaStatements>['holdEpoch'];
   readonly #protection: Protection;
 
   constructor(database: Database, schema: string, protection: Protection, window: number) {
     this.#database = database;
+    this.#schema = schema;
     this.#sql = lifecycleStatements(schema, window);
     this.#holdEpoch = replicaStatements(schema).holdEpoch;
     this.#protection = protection;
@@ -274,6 +277,8 @@ class PostgresLifecycle implements LifecycleCatalog {
         swept.map(({ physicalKey }) => physicalKey),
         swept.map(({ size }) => size),
       ]);
+      // last: whoever adds events holds their counter until he commits
+      if (swept.length > 0) await appendEvents(run, this.#schema, 'delete', swept);
       return swept;
     });
   }
