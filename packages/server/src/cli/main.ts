@@ -4,6 +4,7 @@
  */
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError, type Help } from 'commander';
+import { addCache } from './cache.js';
 import { addCatalog } from './catalog.js';
 import { addConfig } from './config-print.js';
 import { addDoctor } from './doctor.js';
@@ -59,11 +60,16 @@ export async function main(args: readonly string[] = process.argv.slice(2)): Pro
   const stop = new AbortController();
   const { stdin, stdout, stderr, env } = process;
   const terminal: Terminal = { stdin, stdout, stderr, env, cwd: process.cwd(), signal: stop.signal };
-  const isServing = args[0] === 'serve'; // it has its own way to stop
+  const isServing = args[0] === 'serve' || isCacheNode(args); // they have their own way to stop
   const stoppedBy = isServing ? undefined : abortOnSignals(stop);
   const code = await run(args, terminal);
   await flushed(process.stdout);
   process.exit(stoppedBy?.() ?? code);
+}
+
+/** `lps cache` itself, not what is said to a running one. */
+function isCacheNode(args: readonly string[]): boolean {
+  return args[0] === 'cache' && !['status', 'purge'].includes(args[1] ?? '');
 }
 
 /** Resolves when everything written so far has been handed to the system. */
@@ -104,6 +110,7 @@ function createProgram(terminal: Terminal): Command {
     .configureHelp({ helpWidth: Math.min(100, process.stdout.columns ?? 100), formatItem });
   for (const add of [
     addServe,
+    addCache,
     addPut,
     addGet,
     addStat,

@@ -3,15 +3,8 @@ import { loadConfig } from '../config/load.js';
 import type { Config } from '../config/settings.js';
 import { createLogger } from '../logging.js';
 import { addSettings, givenSettings } from './setting-options.js';
+import { stopSignal } from './stop-signal.js';
 import type { Terminal } from './terminal.js';
-
-const signalNumbers = { SIGINT: 2, SIGTERM: 15 } as const;
-type StopSignal = keyof typeof signalNumbers;
-
-/**
- * Under `npm start` a Ctrl-C arrives twice: from the terminal, and passed on by npm. Within this time they are one.
- */
-const sameSignalMs = 500;
 
 /** `lps serve` */
 export function addServe(program: Command, terminal: Terminal): void {
@@ -21,7 +14,7 @@ export function addServe(program: Command, terminal: Terminal): void {
     .description(
       'Run the service until it is told to stop. Without options it listens on 127.0.0.1:8577 and keeps blobs in ./data.',
     );
-  addSettings(command)
+  addSettings(command, ({ group }) => group !== 'Cache node')
     .addHelpText(
       'after',
       `
@@ -51,24 +44,4 @@ async function serve(config: Config): Promise<void> {
   await stop;
   await service.close();
   log.info('stopped');
-}
-
-/** Resolves at the first signal to stop; the second one ends the process. */
-function stopSignal(onFirst: (signal: StopSignal) => void): Promise<void> {
-  let firstMs: number | undefined;
-  const isUnderNpm = process.env.npm_lifecycle_event !== undefined;
-  return new Promise((resolve) => {
-    const onSignal = (signal: StopSignal): void => {
-      const nowMs = performance.now();
-      if (firstMs === undefined) {
-        firstMs = nowMs;
-        onFirst(signal);
-        resolve();
-      } else if (!isUnderNpm || nowMs - firstMs > sameSignalMs) {
-        process.exit(128 + signalNumbers[signal]);
-      }
-    };
-    process.on('SIGINT', onSignal);
-    process.on('SIGTERM', onSignal);
-  });
 }

@@ -10,6 +10,7 @@
  *   config.maxBlobBytes         in the code (with its unit: `idle-timeout` is `idleTimeoutMs`)
  */
 import { accessSettings, listeningSettings } from './access-settings.js';
+import { cacheNodeSettings } from './cache-node-settings.js';
 import { codecSettings } from './codec-settings.js';
 import { collectionSettings } from './collection-settings.js';
 import { bytes, choice, count, duration, hostname, type Kind, namespace, text, url, yesNo } from './kinds.js';
@@ -30,6 +31,7 @@ export const groups = [
   'Codec server',
   'Cache',
   'Collection',
+  'Cache node',
   'Takedown',
   'Lifecycle',
   'Logs and metrics',
@@ -201,7 +203,7 @@ export const settings = {
     flag: 'cache-memory-bytes',
     kind: bytes(0, TiB, '64MiB'),
     group: 'Cache',
-    defaultHelp: '128MiB for s3, gcs and azure, none for file and memory',
+    defaultHelp: '128MiB for s3, gcs and azure and in a cache node, none for file and memory',
     help: 'Memory for blobs that were read lately.',
   },
   cacheDiskBytes: {
@@ -215,10 +217,11 @@ export const settings = {
     flag: 'cache-dir',
     kind: text({ placeholder: 'dir', expects: 'a directory such as /var/cache/lps', pattern: /^[^\0]+$/ }),
     group: 'Cache',
-    defaultHelp: 'cache in the data directory',
+    defaultHelp: 'cache in the data directory, cache-node there for a cache node',
     help: 'Directory of the disk cache.',
   },
 
+  ...cacheNodeSettings,
   ...collectionSettings,
   ...takedownSettings,
 
