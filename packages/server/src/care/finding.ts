@@ -6,6 +6,7 @@ export interface Finding {
     | 'corrected' // the row had the wrong size
     | 'moved' // the row's object was gone, and another generation of it is there and right
     | 'unreadable' // the store failed: nothing is known, and nothing changed
+    | 'erased' // an object that a takedown erases stood there again: deleted
     | 'rejected' // an object that no row knows, and that fails its digest: left where it is
     | 'stray'; // an object that no row means: left where it is
   /** The object's name. */

@@ -3,8 +3,10 @@
  * `.lps/catalog`, when it has none or is taken over). When the catalog is empty this makes it again from the store alone.
  *
  *   1  whose store is it?              bucket-owner.ts; nothing else is looked at before that is known
+ *      what was taken down?            `.lps/takedowns/`: names that are erased, and blocks, into the catalog
  *   2  the objects, in the store's     pages of 500 → their rows in one statement → a verdict on each key (./verdict.ts)
- *      own order                       → one statement adopts what no row knows
+ *      own order                       → one statement adopts what no row knows, and nothing that is erased or blocked
+ *      the erased names                rows that mean one are taken down, and keys without a row get one
  *   3  the rows that were there when   those whose object was not among the listed ones: the store is asked for each,
  *      this began, by id               by its name, and what it has lost is damaged
  *
@@ -21,10 +23,12 @@
  * An empty catalog that is filled here remembers when (`rebuilt_at`): who held what before is not known any more. It gets
  * the pins first that the store keeps (`.lps/pins/`).
  *
- * Nothing is deleted, either: strays, foreign names, objects of v1 and the service's own are counted.
+ * Nothing is deleted but what stands at a name that a takedown erases: strays, foreign names, objects of v1 and the
+ * service's own are counted.
  */
 import {
   type BlobInfo,
+  type BlobKey,
   type BlobStore,
   formatKey,
   LpsError,
@@ -33,6 +37,7 @@ import {
 } from '@large-payload/core';
 import { claimStore, readOwner, requireOwner, takeOverStore } from '../bucket-owner.js';
 import type { CareCatalog, KnownRow, NewObject } from '../catalog/care-catalog.js';
+import { type Block, takedownsOf } from '../takedown/takedown-object.js';
 import { AtRest } from './at-rest.js';
 import { each } from './each.js';
 import type { Finding } from './finding.js';
@@ -84,6 +89,10 @@ export interface ReconcileCounts extends Record<Finding['kind'], number> {
   retired: number;
   /** Of a catalog that was lost. */
   pins: number;
+  /** Objects of the store that say what was taken down. */
+  takedowns: number;
+  /** Rows that meant an erased object, or were made for one. */
+  takenDown: number;
   /** Of the damaged ones, how many were not known to be. */
   marked: number;
   hashedBytes: number;
@@ -98,9 +107,11 @@ export async function reconcile(options: ReconcileOptions): Promise<ReconcileCou
   const wasEmpty = await catalog.isEmpty();
   const owner = await settleOwner(catalog, store, wasEmpty, dryRun, takeOver);
   const run = new Reconciliation(options, dryRun ? withoutWrites(catalog) : catalog, owner, wasEmpty);
+  await run.restoreTakedowns();
   if (wasEmpty && !dryRun) run.counts.pins = (await options.restorePins?.()) ?? 0;
   const untilId = await catalog.lastId();
   await run.walkStore();
+  run.counts.takenDown = await run.catalog.takeDownErased();
   await run.walkRows(untilId);
   return run.counts;
 }
@@ -135,8 +146,15 @@ async function settleOwner(
   return owner;
 }
 
-/** The same catalog, whose writes say what they would have done. */
+/** The same catalog, whose writes say what they would have done. What the store says of takedowns is kept in memory. */
 function withoutWrites(catalog: CareCatalog): CareCatalog {
+  const restored = new Set<string>();
+  const blocks: (Block & { readonly namespace: string })[] = [];
+  const isBlocked = ({ namespace, digest, prefix = '' }: BlobKey): boolean =>
+    blocks.some(
+      (block) =>
+        block.namespace === namespace && block.digest === digest && (block.isAnyPrefix || block.prefix === prefix),
+    );
   return {
     id: catalog.id,
     isEmpty: () => catalog.isEmpty(),
@@ -147,6 +165,18 @@ function withoutWrites(catalog: CareCatalog): CareCatalog {
     adoptMany: async (objects) => objects.length,
     markDamaged: async (rows) => new Set(rows.map(({ id }) => id)),
     setRight: async () => true,
+    restoreTakedown: async ({ names, namespace, blocks: found }) => {
+      for (const { physicalKey } of names) restored.add(physicalKey);
+      blocks.push(...found.map((block) => ({ ...block, namespace })));
+    },
+    forbidden: async (names, keys) => {
+      const { erased, blocked } = await catalog.forbidden(names, keys);
+      return {
+        erased: new Set([...erased, ...names.filter((name) => restored.has(name))]),
+        blocked: new Set([...blocked, ...keys.filter(isBlocked).map(formatKey)]),
+      };
+    },
+    takeDownErased: async () => 0,
     markRebuilt: async () => undefined,
     beginScrub: (options) => catalog.beginScrub(options),
     saveScrub: (pass, step) => catalog.saveScrub(pass, step),
@@ -157,8 +187,8 @@ function withoutWrites(catalog: CareCatalog): CareCatalog {
 class Reconciliation {
   readonly counts: ReconcileCounts = {
     ...{ objects: 0, bytes: 0, foreign: 0, v1: 0, own: 0, known: 0, adopted: 0, adoptedBytes: 0 },
-    ...{ uploading: 0, retired: 0, pins: 0, marked: 0, hashedBytes: 0 },
-    ...{ damaged: 0, healed: 0, corrected: 0, moved: 0, unreadable: 0, rejected: 0, stray: 0 },
+    ...{ uploading: 0, retired: 0, pins: 0, takedowns: 0, takenDown: 0, marked: 0, hashedBytes: 0 },
+    ...{ erased: 0, damaged: 0, healed: 0, corrected: 0, moved: 0, unreadable: 0, rejected: 0, stray: 0 },
   };
   readonly #seen = new IdSet();
   readonly #atRest: AtRest;
@@ -181,6 +211,14 @@ class Reconciliation {
       },
       ...(retryMs === undefined ? {} : { retryMs }),
     });
+  }
+
+  async restoreTakedowns(): Promise<void> {
+    for await (const takedown of takedownsOf(this.options.store)) {
+      this.options.signal.throwIfAborted();
+      await this.catalog.restoreTakedown(takedown);
+      this.counts.takedowns += 1;
+    }
   }
 
   async walkStore(): Promise<void> {
@@ -216,7 +254,9 @@ class Reconciliation {
       const last = page.at(-1);
       if (last === undefined) return;
       afterId = last.id;
-      const unseen = page.filter((row) => isAtRest(row) && !this.#seen.has(row.id));
+      const names = page.map(({ physicalKey }) => physicalKey);
+      const { erased } = await this.catalog.forbidden(names, []);
+      const unseen = page.filter((row) => isAtRest(row) && !this.#seen.has(row.id) && !erased.has(row.physicalKey));
       const judge = (row: KnownRow, either: AbortSignal): Promise<Verdict> =>
         judgeRow(row, undefined, [], this.#atRest, either);
       await this.#act(await each(unseen, concurrency, signal, judge));
@@ -242,8 +282,12 @@ class Reconciliation {
       return isPlain ? [] : [row.id];
     });
     const retired = await this.catalog.retiredKeys(withOthers);
+    const names = groups.flatMap(({ objects }) => objects.map(({ key }) => key));
+    const means = [...rows.values()].map(({ physicalKey }) => physicalKey);
+    const unknown = groups.filter(({ key }) => !rows.has(key)).map(({ blob }) => blob);
+    const forbidden = await this.catalog.forbidden([...names, ...means], unknown);
     const judge = (group: Group, either: AbortSignal): Promise<Verdict> =>
-      judgeGroup(group, rows.get(group.key), retired, this.#atRest, either);
+      judgeGroup(group, rows.get(group.key), retired, forbidden, this.#atRest, either);
     await this.#act(await each(groups, concurrency, signal, judge));
   }
 
@@ -259,8 +303,20 @@ class Reconciliation {
       this.#tell({ kind: 'damaged', key: row.physicalKey, note, isNew: !wasKnown });
       if (!wasKnown) this.counts.marked += 1;
     }
+    await this.#erase(verdicts.flatMap(({ erased }) => erased ?? []));
     await this.#adopt(verdicts.flatMap(({ adopt }) => (adopt === undefined ? [] : [adopt])));
     for (const verdict of verdicts) await this.#finish(verdict);
+  }
+
+  /** What stands again at a name that is erased. */
+  async #erase(objects: readonly BlobInfo[]): Promise<void> {
+    const { store, dryRun } = this.options;
+    if (objects.length === 0) return;
+    await this.#prove();
+    for (const { key } of objects) {
+      if (!dryRun) await store.delete(key);
+      this.#tell({ kind: 'erased', key, note: 'it was taken down', isNew: true });
+    }
   }
 
   async #adopt(objects: readonly NewObject[]): Promise<void> {

@@ -11,12 +11,15 @@
  *   deleting, gone,          left alone: retired, or a stray
  *   taken_down
  *
+ * Before all that: an object that a takedown erases is deleted, and counts for nothing. A row that still means one follows
+ * to a later generation, or is taken down. What is blocked, and has no row, is a stray.
+ *
  * Of several right generations a later one wins over the first, and then the one written last: a later generation is
  * begun only when the earlier one was to be deleted, so a deletion may still be on its way to the earlier one, and none
  * to the later.
  */
 import type { BlobInfo, BlobKey } from '@large-payload/core';
-import type { KnownRow, NewObject, RightObject } from '../catalog/care-catalog.js';
+import type { Forbidden, KnownRow, NewObject, RightObject } from '../catalog/care-catalog.js';
 import type { AtRest, Hashed } from './at-rest.js';
 import type { Damage, Finding } from './finding.js';
 import { damageOf, isAtRest, unreadable } from './scrub.js';
@@ -40,6 +43,8 @@ export interface Verdict {
     readonly kind: 'healed' | 'corrected' | 'moved';
   };
   readonly findings: readonly Finding[];
+  /** Objects that a takedown erases. */
+  readonly erased?: readonly BlobInfo[];
   /** Objects of uploads under way, and those about to be deleted. */
   readonly uploading?: number;
   readonly retired?: number;
@@ -50,9 +55,44 @@ export async function judgeGroup(
   group: Group,
   row: KnownRow | undefined,
   retired: ReadonlySet<string>,
+  forbidden: Forbidden,
   atRest: AtRest,
   signal: AbortSignal,
 ): Promise<Verdict> {
+  const erased = group.objects.filter(({ key }) => forbidden.erased.has(key));
+  const objects = group.objects.filter((object) => !erased.includes(object));
+  const isErased = row !== undefined && forbidden.erased.has(row.physicalKey);
+  const verdict =
+    isErased && row.state !== 'taken_down'
+      ? await judgeErasedRow(row, objects, atRest, signal)
+      : await judgeAllowed({ ...group, objects }, row, retired, forbidden, atRest, signal);
+  return erased.length === 0 ? verdict : { ...verdict, erased };
+}
+
+/** The row means an object that is erased: it is taken down in the end, unless a later generation is there. */
+async function judgeErasedRow(
+  row: KnownRow,
+  others: readonly BlobInfo[],
+  atRest: AtRest,
+  signal: AbortSignal,
+): Promise<Verdict> {
+  if (!isAtRest(row)) return { findings: [] };
+  const { right: object, findings } = await firstRight(others, atRest, signal);
+  return object === undefined ? { findings } : { seen: row, right: { row, object, kind: 'moved' }, findings };
+}
+
+async function judgeAllowed(
+  group: Group,
+  row: KnownRow | undefined,
+  retired: ReadonlySet<string>,
+  forbidden: Forbidden,
+  atRest: AtRest,
+  signal: AbortSignal,
+): Promise<Verdict> {
+  if (row === undefined && forbidden.blocked.has(group.key)) {
+    return { findings: group.objects.map(({ key }) => stray(key, 'it may not be stored again')) };
+  }
+  if (group.objects.length === 0) return { findings: [] };
   if (row === undefined) return judgeUnknown(group, atRest, signal);
   if (row.state === 'uploading') return { findings: [], uploading: group.objects.length };
   const own = group.objects.find(({ key }) => key === row.physicalKey);

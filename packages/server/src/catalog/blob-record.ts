@@ -15,7 +15,7 @@ export function keyColumns(key: BlobKey): [string, string, Buffer, Buffer] {
   return [key.namespace, key.prefix ?? '', bytesOf(key.digest), bytesOf(key.metadataDigest)];
 }
 
-function bytesOf(digest: Digest): Buffer {
+export function bytesOf(digest: Digest): Buffer {
   return Buffer.from(hexOf(digest), 'hex');
 }
 

@@ -2,8 +2,9 @@
  * The catalog as the hand tools see it (care/): rows in the order of their ids, states that a look at the stored objects
  * corrects, and how far a scrub has come. Nothing here touches a row.
  */
-import { type BlobKey, LpsError } from '@large-payload/core';
-import { keyColumns, keyOf, physicalKeyOf, suffixOf } from './blob-record.js';
+import { type BlobKey, LpsError, parseKey } from '@large-payload/core';
+import type { TakedownObject } from '../takedown/takedown-object.js';
+import { bytesOf, keyColumns, keyOf, logicalKey, physicalKeyOf, suffixOf } from './blob-record.js';
 import { careStatements } from './care-sql.js';
 import type { BlobRow, BlobState } from './catalog.js';
 import { type Database, openDatabase, type Row } from './database.js';
@@ -81,12 +82,18 @@ export interface CareCatalog {
   lookupMany(keys: readonly BlobKey[]): Promise<KnownRow[]>;
   /** Names of objects of these rows that are about to be deleted. */
   retiredKeys(ids: readonly bigint[]): Promise<Set<string>>;
-  /** Makes live rows, touched now. Leaves alone what has a row by now; returns how many it made. */
+  /** Makes live rows, touched now. Leaves alone what has a row by now, and what is erased or blocked; returns how many it made. */
   adoptMany(objects: readonly NewObject[]): Promise<number>;
   /** The objects of these generations are missing or wrong. Tells the replicas. Returns the ids that it marked. */
   markDamaged(rows: readonly KnownRow[]): Promise<Set<bigint>>;
   /** The object is right: the row says so from now on. `false` when the row has moved on. */
   setRight(row: KnownRow, object: RightObject): Promise<boolean>;
+  /** Takes in what the store says of a takedown, a part of it perhaps; what the catalog knows already stays as it is. */
+  restoreTakedown(takedown: TakedownObject): Promise<void>;
+  /** Of these names of objects: those that a takedown erases. Of these keys: those that may not be stored again. */
+  forbidden(names: readonly string[], keys: readonly BlobKey[]): Promise<Forbidden>;
+  /** Rows whose object is one that a takedown erases become `taken_down`; a key without a row gets one. Returns how many. */
+  takeDownErased(): Promise<number>;
   /** The rows come from elsewhere than from uploads, as of now. */
   markRebuilt(): Promise<void>;
   /** Goes on with the pass that was not finished, or begins one. No other process can save from here on. */
@@ -94,6 +101,13 @@ export interface CareCatalog {
   /** Marks and position in one transaction. Throws ABORTED when another process has taken the pass over. */
   saveScrub(pass: ScrubPass, step: ScrubStep): Promise<{ readonly pass: ScrubPass; readonly settled: Settled }>;
   close(): Promise<void>;
+}
+
+export interface Forbidden {
+  /** Names. */
+  readonly erased: ReadonlySet<string>;
+  /** Keys, as text. */
+  readonly blocked: ReadonlySet<string>;
 }
 
 export interface CareCatalogOptions {
@@ -107,6 +121,7 @@ type Statements = ReturnType<typeof careStatements>;
 
 const connections = 3;
 const statementTimeoutMs = 60_000;
+const namesAtOnce = 1000;
 
 /** Opens the catalog of a database; makes or migrates its tables first. Throws as `openCatalog` does. */
 export async function openCareCatalog(options: CareCatalogOptions): Promise<CareCatalog> {
@@ -157,8 +172,9 @@ class PostgresCareCatalog implements CareCatalog {
       size,
       suffixOf(key, physicalKey),
       modifiedAt ?? null,
+      physicalKey,
     ]);
-    return (await this.database.run(this.sql.adoptMany, transposed(values, 7))).length;
+    return (await this.database.run(this.sql.adoptMany, transposed(values, 8))).length;
   }
 
   markDamaged(rows: readonly KnownRow[]): Promise<Set<bigint>> {
@@ -170,7 +186,57 @@ class PostgresCareCatalog implements CareCatalog {
   }
 
   async markRebuilt(): Promise<void> {
-    await this.database.run(this.sql.markRebuilt, []);
+    await this.database.transaction(async (run) => {
+      await run(this.sql.markRebuilt, []);
+      await run(this.sql.renumberEvents, []);
+    });
+  }
+
+  async restoreTakedown(takedown: TakedownObject): Promise<void> {
+    const { id, namespace, selector, names, blocks, requestedAt, acceptedAt } = takedown;
+    const { withSameDigest, isBlocking, reason, requestedBy } = takedown;
+    await this.database.transaction(async (run) => {
+      await run(this.sql.restoreTakedown, [
+        ...[id, namespace, JSON.stringify(selector), withSameDigest, isBlocking, reason, requestedBy],
+        ...[requestedAt, acceptedAt, 'the catalog was lost, and this was read from the store: it is proven once more'],
+      ]);
+      const columns = transposed(
+        names.map(({ physicalKey, key, size }) => [physicalKey, key, size]),
+        3,
+      );
+      await run(this.sql.restoreNames, [id, ...columns]);
+      const blocked = blocks.map(({ digest, isAnyPrefix, prefix }) => [bytesOf(digest), isAnyPrefix, prefix]);
+      await run(this.sql.restoreBlocks, [id, namespace, ...transposed(blocked, 3)]);
+    });
+  }
+
+  async forbidden(names: readonly string[], keys: readonly BlobKey[]): Promise<Forbidden> {
+    const erased = names.length === 0 ? [] : await this.database.run(this.sql.erased, [names]);
+    const blocked =
+      keys.length === 0 ? [] : await this.database.run(this.sql.blocked, transposed(keys.map(keyColumns), 4));
+    return {
+      erased: new Set(erased.map((row) => String(row.physical_key))),
+      blocked: new Set(blocked.flatMap(({ at }) => keys[Number(at) - 1] ?? []).map(logicalKey)),
+    };
+  }
+
+  async takeDownErased(): Promise<number> {
+    let count = 0;
+    for (let after = ''; ; ) {
+      const page = await this.database.run(this.sql.erasedAfter, [after, namesAtOnce]);
+      const last = page.at(-1);
+      if (last === undefined) return count;
+      after = String(last.physical_key);
+      const values = page.map(({ physical_key, key, size }) => {
+        const suffix = suffixOf(String(key), String(physical_key));
+        return [...keyColumns(parseKey(String(key))), size, suffix, physical_key];
+      });
+      count += await this.database.transaction(async (run) => {
+        const changed = await run(this.sql.takeDownErased, transposed(values, 6));
+        await run(this.sql.nameErased, transposed(values, 7));
+        return changed.length;
+      });
+    }
   }
 
   beginScrub({ restart }: { readonly restart: boolean }): Promise<ScrubPass> {
@@ -213,7 +279,7 @@ async function markDamaged(run: Database['run'], sql: Statements, rows: readonly
 
 async function setRight(run: Database['run'], sql: Statements, row: KnownRow, object: RightObject): Promise<boolean> {
   const suffix = suffixOf(row.key, object.physicalKey);
-  return (await run(sql.setRight, [row.id, row.generation, object.size, suffix])).length > 0;
+  return (await run(sql.setRight, [row.id, row.generation, object.size, suffix, object.physicalKey])).length > 0;
 }
 
 /** Rows of values as columns of them: one array a parameter. */

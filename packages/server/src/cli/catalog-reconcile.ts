@@ -18,7 +18,7 @@ export function addReconcile(catalog: Command, terminal: Terminal): void {
     .summary('Compare catalog and store both ways, and correct the catalog.')
     .description(
       'Compare catalog and store both ways. Objects that the catalog does not know are hashed and taken in; blobs whose ' +
-        'object is gone or wrong are marked damaged. Nothing is deleted. With an empty catalog this makes it again from ' +
+        'object is gone or wrong are marked damaged. Nothing is deleted but what was taken down. With an empty catalog this makes it again from ' +
         'the store alone.',
     )
     .option('--dry-run', 'only say what would be done')
@@ -81,6 +81,9 @@ function asText(counts: ReconcileCounts, seconds: number, isDryRun: boolean): st
   };
   add(counts.adopted, `${would}taken into the catalog, ${roughBytes(counts.adoptedBytes)}`);
   add(counts.pins, `${counts.pins === 1 ? 'pin' : 'pins'} taken over`);
+  add(counts.takedowns, `${counts.takedowns === 1 ? 'takedown' : 'takedowns'} in the store`);
+  add(counts.takenDown, 'taken down by them, in the catalog');
+  add(counts.erased, `${would}deleted again: they were taken down`);
   add(counts.healed, `${would}right again, marked damaged before`);
   add(counts.corrected, `${would}given their right size`);
   add(counts.moved, `${would}found in a later generation`);

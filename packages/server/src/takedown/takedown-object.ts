@@ -97,6 +97,7 @@ function objectName(id: string, part: number): string {
  */
 export async function* takedownsOf(store: Pick<BlobStore, 'list' | 'get'>): AsyncIterable<TakedownObject> {
   for await (const { key } of store.list(takedownObjects)) {
+    if (!key.startsWith(takedownObjects)) continue;
     const found = await store.get(key);
     if (found === undefined) throw new LpsError('TRY_AGAIN', `the object ${key} was listed, and is not there`);
     yield parseTakedownObject(key, Buffer.from(await readAll(found.body, maxObjectBytes)).toString('utf8'));
