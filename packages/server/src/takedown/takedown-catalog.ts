@@ -10,7 +10,7 @@ import type { BlobState } from '../catalog/catalog.js';
 import type { Database, Row } from '../catalog/database.js';
 import { appendEvents } from '../nodes/read-leases.js';
 import { parseSelector, type Selector } from './selector.js';
-import { meant, ofDigests, takedownStatements } from './takedown-sql.js';
+import { type Condition, meant, ofDigests, takedownStatements } from './takedown-sql.js';
 
 /** More of them are to be taken down in parts: an acceptance is one transaction, and a receipt names each. */
 export const maxBlobs = 100_000;
@@ -292,14 +292,18 @@ class Acceptance {
     const ofObjects = await this.#rowsOfObjects();
     // what is not blocked and came since the first look is new data
     const before = isFirst || takedown.isBlocking ? null : (locked?.looked_at as Date);
-    const ids = await this.#meantIds(before, ofObjects.keys);
+    const held = takedown.selector.workflowId === undefined ? undefined : await this.#digestsHeld();
+    const where = meant(takedown.selector, held);
+    // a later look refuses nothing: it is too late for that
+    const limit = isFirst ? maxBlobs : 10 * maxBlobs;
+    const ids = await this.#meantIds(where, before, ofObjects.keys, limit);
     await run(this.#sql.lockRows, [[...new Set([...ids, ...ofObjects.ids])]]);
     // each of these is a statement of its own: it sees what was committed before the locks were there
     await run(this.#sql.nameRows, [takedown.id, ofObjects.ids]);
     const added = await run(this.#sql.addNames, [takedown.id, ids]);
-    await this.#requireFew();
+    if (isFirst) await this.#requireFew();
     await run(this.#sql.takeDown, [takedown.id, ids]);
-    if (takedown.isBlocking) await this.#block([...ids, ...ofObjects.ids]);
+    if (takedown.isBlocking) await this.#block(where, held ?? [], ofObjects.ids);
     const told = isFirst ? await run(this.#sql.namesOf, [takedown.id]) : added;
     const event = await appendEvents(run, this.schema, 'takedown', told.map(toNodeEvent));
     await run(this.#sql.setLooked, [takedown.id, event]);
@@ -321,26 +325,30 @@ class Acceptance {
     return { ids: rows.map(({ id }) => String(id)), keys: [...byKey.keys()] };
   }
 
-  async #meantIds(before: Date | null, objectKeys: readonly string[]): Promise<string[]> {
-    const { id, selector, withSameDigest } = this.takedown;
-    const held = selector.workflowId === undefined ? undefined : await this.#digestsHeld(id);
-    const meantNow = meant(selector, held);
-    const ids = await this.#idsOf(meantNow, before);
+  async #meantIds(
+    where: Condition,
+    before: Date | null,
+    objectKeys: readonly string[],
+    limit: number,
+  ): Promise<string[]> {
+    const { selector, withSameDigest } = this.takedown;
+    const ids = await this.#idsOf(where, before, limit);
     if (!withSameDigest) return ids;
     const rows = await this.run(this.#sql.digestsOfRows, [ids]);
     const ofObjects = objectKeys.map((key) => bytesOf(parseKey(key).digest));
     const digests = [...rows.map(({ digest }) => digest as Buffer), ...ofObjects];
-    return [...new Set([...ids, ...(await this.#idsOf(ofDigests(selector.namespace, digests), before))])];
+    const copies = await this.#idsOf(ofDigests(selector.namespace, digests), before, limit);
+    return [...new Set([...ids, ...copies])];
   }
 
-  async #idsOf(where: ReturnType<typeof meant>, before: Date | null): Promise<string[]> {
-    const found = await this.run(this.#sql.ids(where), [...where.values, before, maxBlobs + 1]);
-    if (found.length > maxBlobs) throw tooMany();
+  async #idsOf(where: Condition, before: Date | null, limit: number): Promise<string[]> {
+    const found = await this.run(this.#sql.ids(where), [...where.values, before, limit + 1]);
+    if (found.length > limit) throw tooMany();
     return found.map(({ id }) => String(id));
   }
 
-  async #digestsHeld(id: string): Promise<Buffer[]> {
-    return (await this.run(this.#sql.digests, [id])).map(({ digest }) => digest as Buffer);
+  async #digestsHeld(): Promise<Buffer[]> {
+    return (await this.run(this.#sql.digests, [this.takedown.id])).map(({ digest }) => digest as Buffer);
   }
 
   async #requireFew(): Promise<void> {
@@ -349,17 +357,18 @@ class Acceptance {
   }
 
   /** Under any prefix where the selector names none. */
-  async #block(ids: readonly string[]): Promise<void> {
+  async #block(where: Condition, held: readonly Buffer[], ofObjects: readonly string[]): Promise<void> {
     const { id, selector, withSameDigest } = this.takedown;
     const { namespace, key, digest, prefix, workflowId, uploadedFrom, uploadedUntil } = selector;
     const isOfBytes = (digest !== undefined || workflowId !== undefined) && key === undefined && prefix === undefined;
     const isAny = withSameDigest || isOfBytes;
-    await this.run(this.#sql.blockRows, [id, ids, isAny]);
+    await this.run(this.#sql.blockMeant(where), [...where.values, id, isAny]);
+    await this.run(this.#sql.blockRows, [id, ofObjects, isAny]);
     // bytes that are named are blocked whether they are there or not
     if (uploadedFrom !== undefined || uploadedUntil !== undefined) return;
     const [, ofKey, digestOfKey] = key === undefined ? [] : keyColumns(parseKey(key));
     const named = digestOfKey ?? (digest === undefined ? undefined : bytesOf(digest));
-    const digests = named !== undefined ? [named] : workflowId !== undefined ? await this.#digestsHeld(id) : [];
+    const digests = named === undefined ? held : [named];
     await this.run(this.#sql.blockDigests, [id, namespace, digests, isAny, isAny ? '' : (ofKey ?? prefix ?? '')]);
   }
 }

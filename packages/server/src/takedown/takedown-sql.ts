@@ -55,7 +55,13 @@ export function ofDigests(namespace: string, digests: readonly Buffer[]): Condit
 
 export function takedownStatements(schema: string) {
   const [takedown, names, blob] = [`${schema}.takedown`, `${schema}.takedown_blob`, `${schema}.blob`];
+  const blocking = (rows: string, takedownId: string, isAny: string): string => `
+    INSERT INTO ${schema}.block (namespace, digest, is_any_prefix, prefix, takedown_id)
+    SELECT DISTINCT b.namespace, b.digest, ${isAny}::boolean, CASE WHEN ${isAny} THEN '' ELSE b.prefix END, ${takedownId}::uuid
+    FROM ${blob} ${rows} ON CONFLICT DO NOTHING`;
   return {
+    /** $1 takedown, $2 ids, $3 whether under any prefix. */
+    blockRows: { text: blocking('b WHERE b.id = ANY($2::bigint[])', '$1', '$3') },
     ...requestStatements(schema, takedown, names),
     ...acceptStatements(schema, takedown, names, blob),
     ...eraseStatements(schema, names, blob),
@@ -69,13 +75,25 @@ export function takedownStatements(schema: string) {
           ORDER BY b.prefix, b.digest, b.metadata_digest LIMIT ${limit}`,
       };
     },
-    /** The parameters of `where`, then a time or null, and a limit. */
+    /**
+     * Of which something may be in the store: of what is gone, earlier objects; of what was taken down, what is not erased yet.
+     * The parameters of `where`, then a time or null, and a limit.
+     */
     ids: ({ text, values }: Condition): Statement => {
       const [before, limit] = [1, 2].map((at) => `$${values.length + at}`);
       return {
         text: `SELECT b.id::text FROM ${blob} b WHERE ${text}
-          AND (${before}::timestamptz IS NULL OR b.created_at <= ${before}::timestamptz) LIMIT ${limit}`,
+          AND (${before}::timestamptz IS NULL OR b.created_at <= ${before}::timestamptz)
+          AND (b.state NOT IN ('gone', 'taken_down')
+            OR EXISTS (SELECT FROM ${schema}.retired_object r WHERE r.blob_id = b.id)
+            OR EXISTS (SELECT FROM ${names} o WHERE o.blob_id = b.id AND o.erased_at IS NULL))
+          LIMIT ${limit}`,
       };
+    },
+    /** In any state. The parameters of `where`, then the takedown, and whether under any prefix. */
+    blockMeant: ({ text, values }: Condition): Statement => {
+      const [takedownId, isAny] = [1, 2].map((at) => `$${values.length + at}`);
+      return { text: blocking(`b WHERE ${text}`, takedownId ?? '', isAny ?? '') };
     },
     /** $1 names of objects. Those that are a row's own, or wait for their deletion. */
     knownNames: named(
@@ -240,12 +258,6 @@ function acceptStatements(schema: string, takedown: string, names: string, blob:
     },
     namesOf: { text: `SELECT physical_key, key FROM ${names} WHERE takedown_id = $1 ORDER BY physical_key` },
     countNames: { text: `SELECT count(*)::int AS names FROM ${names} WHERE takedown_id = $1` },
-    /** $1 takedown, $2 ids, $3 whether under any prefix. */
-    blockRows: {
-      text: `INSERT INTO ${schema}.block (namespace, digest, is_any_prefix, prefix, takedown_id)
-        SELECT DISTINCT namespace, digest, $3::boolean, CASE WHEN $3 THEN '' ELSE prefix END, $1::uuid
-        FROM ${blob} WHERE id = ANY($2::bigint[]) ON CONFLICT DO NOTHING`,
-    },
     /** $1 takedown, $2 namespace, $3 digests, $4 whether under any prefix, $5 prefix. */
     blockDigests: {
       text: `INSERT INTO ${schema}.block (namespace, digest, is_any_prefix, prefix, takedown_id)
