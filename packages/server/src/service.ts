@@ -179,6 +179,7 @@ async function start(
     takedowns,
     reads: node.reads,
     asOf: node.asOf,
+    nodes: node,
     behindProxy: config.tlsTerminatedUpstream,
     isOnLoopback: config.auth === 'none' && isLoopback(config.host),
     gate: access.gate,

@@ -143,6 +143,19 @@ const examples: Record<string, Example> = {
     needs: { right: 'admin', everywhere: true },
     request: () => ({ ...post, path: '/v3/workflows/x/resume' }),
   },
+  'GET /v3/nodes': { needs: { right: 'read', everywhere: true }, request: () => ({ path: '/v3/nodes' }) },
+  'POST /v3/nodes/:id/lease': {
+    needs: { right: 'read', everywhere: true },
+    request: () => ({ ...post, path: '/v3/nodes/x/lease', ...json({ name: 'test', cursor: '0' }) }),
+  },
+  'DELETE /v3/nodes/:id/lease': {
+    needs: { right: 'read', everywhere: true },
+    request: () => ({ method: 'DELETE', path: '/v3/nodes/x/lease' }),
+  },
+  'GET /v3/events': {
+    needs: { right: 'read', everywhere: true },
+    request: () => ({ path: `/v3/events${query({ cursor: '0', follow: 'false' })}` }),
+  },
   'GET /v3/pins': {
     needs: { right: 'write' },
     request: (namespace) => ({ path: `/v3/pins${query({ key: `/blobs/${namespace}/` })}` }),
@@ -298,6 +311,7 @@ describeWith(describe, 'every route', bucket, (bucket) => {
     const parts = {
       workflows: {} as never,
       pins: {} as never,
+      nodes: {} as never,
       catalog: {} as never,
       takedowns: {} as never,
       direct: { downloadLifetimeMs: 1, uploads: {} as never },

@@ -23,6 +23,7 @@ import type { RunningReads } from '../nodes/running-reads.js';
 import { describedRoutes, openapiDocument } from '../openapi/document.js';
 import { registerAccess } from '../routes/access.js';
 import { type CodecRoutesOptions, registerCodec } from '../routes/codec.js';
+import { type NodesOptions, registerNodes } from '../routes/nodes.js';
 import { type OperationsOptions, registerOperations } from '../routes/operations.js';
 import { registerPins } from '../routes/pins.js';
 import { registerTakedowns } from '../routes/takedowns.js';
@@ -70,6 +71,8 @@ export interface AppOptions {
   readonly asOf?: (() => bigint | undefined) | undefined;
   /** Serves `/v3/touches`. */
   readonly catalog?: Pick<Catalog, 'lookupMany' | 'touch'> | undefined;
+  /** Serves `/v3/nodes` and `/v3/events`. */
+  readonly nodes?: NodesOptions | undefined;
   /** Serves `/v3/pins`. */
   readonly pins?: Pins | undefined;
   /** Serves `/v3/takedowns` and `/v3/blocks`. */
@@ -153,6 +156,7 @@ export function createApp(options: AppOptions): App {
   registerAccess(app);
   if (options.catalog !== undefined) registerTouches(app, options.catalog);
   if (options.workflows !== undefined) registerWorkflows(app, options.workflows);
+  if (options.nodes !== undefined) registerNodes(app, options.nodes);
   if (options.pins !== undefined) registerPins(app, options.pins);
   if (options.takedowns !== undefined) registerTakedowns(app, options.takedowns);
   if (options.operations !== undefined) registerOperations(app, options.operations, () => openapiDocument(described));

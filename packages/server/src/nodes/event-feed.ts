@@ -69,13 +69,17 @@ export class EventFeed {
     };
   }
 
-  /** What comes behind `after`, until the signal is aborted or the feed is closed. While Postgres is away it is quiet. */
-  async *follow(after: bigint, signal: AbortSignal): AsyncGenerator<FeedItem, void, undefined> {
+  /**
+   * What comes behind `after`, until the signal is aborted or the feed is closed, or, unless `isToWait`, nothing more is there.
+   * While Postgres is away it is quiet.
+   */
+  async *follow(after: bigint, signal: AbortSignal, isToWait = true): AsyncGenerator<FeedItem, void, undefined> {
     let cursor = after;
     while (!signal.aborted && !this.#closed.signal.aborted) {
       const woken = this.#nextWake(signal);
       const item = await this.#behind(cursor).catch(() => undefined);
       if (item === undefined) {
+        if (!isToWait) return woken.forget();
         if (!(await woken.happened)) yield { kind: 'quiet' };
         continue;
       }

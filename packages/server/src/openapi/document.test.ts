@@ -39,6 +39,7 @@ beforeAll(async () => {
   const parts = {
     workflows: {} as never,
     takedowns: {} as never,
+    nodes: {} as never,
     catalog: {} as never,
     direct: { downloadLifetimeMs: 1, uploads: {} as never },
   };
@@ -109,7 +110,9 @@ describe('the OpenAPI document', () => {
 
   it('says what a token must allow, and what refuses the others', () => {
     for (const [route, operation] of operations) {
-      expect(operation['x-right'], route).toMatch(/^(?:read|write|decode|admin|admin everywhere|any token)$/);
+      expect(operation['x-right'], route).toMatch(
+        /^(?:read|write|decode|admin|read everywhere|admin everywhere|any token)$/,
+      );
       expect(Object.keys(operation.responses), route).toEqual(
         expect.arrayContaining(
           ['400', '401', '403', '429', '500', '503'].filter(

@@ -43,6 +43,7 @@ export const tags = {
   access: 'What a credential allows.',
   pins: 'Blobs that are kept, whether a workflow holds them or not.',
   takedowns: 'Erasure on request.',
+  nodes: 'Replicas and cache nodes: who may answer reads from what it keeps.',
   workflows: 'Durable work of the service, for whoever runs it.',
   codec: 'The codec server, as Temporal’s Web UI and CLI call it. Errors are one line of text there.',
 } as const;
