@@ -63,6 +63,9 @@ describe.each(places)('on store $name', (place) => {
     expect([await place.objects(blob), await place.objects(other)]).toEqual([0, 1]);
     const text = await receiptOf(port(), id);
     const { receipt } = await verifyReceipt(text);
+    // M after the first deletion, by the database's clock
+    const [erasedAt, againAt] = receipt.proof.filter(({ what }) => /nothing is there/.test(what)).map(({ at }) => at);
+    expect(Date.parse(againAt ?? '') - Date.parse(erasedAt ?? '')).toBeGreaterThanOrEqual(1000);
     expect(receipt).toMatchObject({ id, objects: 1, bytes: 1000, blobs: [{ key: blob.key, digest: blob.digest }] });
     await expect(verifyReceipt(text.replace('a test', 'no test'))).rejects.toThrow(/readable part/);
     expect((await put(port(), blob)).status).toBe(201);
@@ -102,6 +105,8 @@ describe.each(places)('on store $name', (place) => {
       async () => /uploads under way/.test((await takedown(port(), id)).problem ?? '') || undefined,
     );
     await upload.write(blob.bytes.subarray(1000));
+    // erased once already; what comes then is erased as well
+    await place.write(blob, blob.bytes);
     expect(await upload.until(/^HTTP\/1\.1 \d{3}/)).toMatch(/^HTTP\/1\.1 [45]\d\d/);
     upload.destroy();
     await untilTakedown(port, id, 'completed');
@@ -113,6 +118,12 @@ describe.each(places)('on store $name', (place) => {
     return (await queryCatalog<{ state: string }>(place.options.dataDir, text, [name])).map(({ state }) => state);
   };
 });
+
+/** What a bucket answers that does not delete. */
+const deletions = {
+  refuses: { status: 503, body: '<Error><Code>SlowDown</Code><Message>no</Message></Error>' },
+  lies: { status: 204, body: '' },
+};
 
 const s3 = await startVersitygw();
 afterAll(() => s3?.stop());
@@ -126,7 +137,7 @@ describeWith(describe, 'a takedown', s3, (s3) => {
   const port = (): number => service.port;
   const dataDir = tempDir('takedown');
   const keyPath = join(dataDir, 'signing.pem');
-  let isRefusing = false;
+  let fault: 'refuses' | 'lies' | undefined;
 
   beforeAll(async () => {
     writeFileSync(keyPath, generateKeyPairSync('ed25519').privateKey.export({ format: 'pem', type: 'pkcs8' }));
@@ -136,9 +147,7 @@ describeWith(describe, 'a takedown', s3, (s3) => {
     statements = await startStatementProxy(postgres.url);
     const faults = await startFaultProxy(s3.endpoint, {
       instead: ({ method, url }) =>
-        isRefusing && (method === 'DELETE' || /[?&]delete/.test(url ?? ''))
-          ? { status: 503, body: '<Error><Code>SlowDown</Code><Message>no</Message></Error>' }
-          : undefined,
+        fault !== undefined && (method === 'DELETE' || /[?&]delete/.test(url ?? '')) ? deletions[fault] : undefined,
     });
     bucket = await startBucketProxy({ ...s3, endpoint: faults.url });
     await start();
@@ -181,15 +190,58 @@ describeWith(describe, 'a takedown', s3, (s3) => {
   it('goes on while the bucket refuses to delete, and says so', async () => {
     const namespace = randomUUID();
     const blobs = await putSome(namespace);
-    isRefusing = true;
+    fault = 'refuses';
     const id = await takeDown(port(), { selector: everything(namespace) });
     await untilTakedown(port, id, 'accepted');
     const problem = () => takedown(port(), id).then((seen) => (/STORE_/.test(seen.problem ?? '') ? seen : undefined));
     expect(await until('what it says', problem)).toMatchObject({ state: 'accepted', erased: 0 });
     expect((await request(port(), `/v3/takedowns/${id}/receipt`)).status).toBe(404);
-    isRefusing = false;
+    fault = undefined;
     await untilTakedown(port, id, 'completed');
     await expectErased(id, blobs);
+  });
+
+  it('is not completed by a bucket that says it deleted and did not', async () => {
+    const namespace = randomUUID();
+    const blobs = await putSome(namespace, 1);
+    fault = 'lies';
+    const id = await takeDown(port(), { selector: everything(namespace) });
+    const problem = async () => /is there after/.test((await takedown(port(), id)).problem ?? '') || undefined;
+    await until('what it says', problem);
+    expect(await takedown(port(), id)).toMatchObject({ state: 'accepted', erased: 0 });
+    fault = undefined;
+    await untilTakedown(port, id, 'completed');
+    await expectErased(id, blobs);
+  });
+
+  it('writes down what it erases before it deletes the first object', async () => {
+    const namespace = randomUUID();
+    const before = bucket.written.length;
+    await putSome(namespace);
+    await untilTakedown(port, await takeDown(port(), { selector: everything(namespace) }), 'completed');
+    const written = bucket.written.slice(before).map(({ method, key }) => `${method} ${key}`);
+    const kept = written.findIndex((one) => /^PUT .*\.lps\/takedowns/.test(one));
+    expect(kept).toBeGreaterThan(0);
+    expect(kept).toBeLessThan(written.findIndex((one) => one.startsWith('DELETE')));
+  });
+
+  it('waits for a node that has not said that it forgot, and for a URL that was given out', async () => {
+    const namespace = randomUUID();
+    const [blob] = await putSome(namespace, 1);
+    const node = `INSERT INTO lps.node (id, kind, name, lease_until, cursor) VALUES ('far', 'cache', 'far', now() + interval '1 hour', 0)`;
+    await pool.query(node);
+    await pool.query(`INSERT INTO lps.upload_url VALUES ($1, now() + interval '1 hour')`, [blob?.key]);
+    const id = await takeDown(port(), { selector: everything(namespace) });
+    const waitsFor = (words: RegExp) =>
+      until(`${words}`, async () => {
+        const seen = await takedown(port(), id);
+        return words.test(seen.problem ?? '') ? seen.state : undefined;
+      });
+    expect(await waitsFor(/the cache node far/)).toBe('accepting');
+    await pool.query(`UPDATE lps.node SET lease_until = now() WHERE id = 'far'`);
+    expect(await waitsFor(/URLs for uploads/)).toBe('accepted');
+    await pool.query('UPDATE lps.upload_url SET expires_at = now() WHERE physical_key = $1', [blob?.key]);
+    await untilTakedown(port, id, 'completed');
   });
 
   it('beside uploads of the same blobs: each is refused, erased, or new; catalog and bucket agree', async () => {
@@ -296,7 +348,6 @@ describeWith(describe, 'a takedown', s3, (s3) => {
       await asked;
       held.lose();
       await start();
-      await takeDown(port(), { id, selector: everything(namespace) });
       await untilTakedown(port, id, 'completed');
       await expectErased(id, [...blobs, unknown]);
     });
