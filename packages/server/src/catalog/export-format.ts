@@ -6,19 +6,24 @@
  *   {"table":"blob","id":"17","namespace":"orders","prefix":"","digest":"9f86…","metadataDigest":"e3b0…","size":42,
  *    "state":"live","generation":1,"suffix":"","createdAt":"…","touchedAt":"…","quarantinedAt":null,"damagedAt":null}
  *   {"table":"retired_object","blobId":"17","generation":1,"physicalKey":"/blobs/…","size":42,"retiredAt":"…"}
- *   {"end":{"blob":1,"retired_object":1},"sha256":"…"}
+ *   {"table":"takedown","id":"7b0e…","namespace":"orders","selector":{…},…,"state":"completed","receipt":"…"}
+ *   {"table":"takedown_blob","takedownId":"7b0e…","physicalKey":"/blobs/…","key":"/blobs/…","blobId":"17","size":42,…}
+ *   {"table":"takedown_digest","takedownId":"7b0e…","digest":"9f86…"}
+ *   {"table":"block","namespace":"orders","digest":"9f86…","isAnyPrefix":false,"prefix":"","takedownId":"7b0e…","createdAt":"…"}
+ *   {"end":{"blob":1,"retired_object":1,"takedown":1,"takedown_blob":1,"takedown_digest":1,"block":1},"sha256":"…"}
  *
  * Times are in UTC, to the microsecond. Rows are in the order of their ids, table by table. The last line counts the
  * rows, and has the SHA-256 of every byte before it: a file that was cut off, or changed, is refused.
  *
  * `version` goes up when there is a line that an older program would misunderstand; a table that it does not know is
- * such a line. Leases are not part of it: no upload outlives a restore.
+ * such a line. Leases, and URLs that were given out for uploads, are not part of it: no upload outlives a restore. Version 1
+ * ended with the retired objects.
  */
 import { type BlobKey, formatKey, LpsError, parseKey } from '@large-payload/core';
 import { z } from 'zod';
 
 export const formatName = 'lps-catalog';
-export const formatVersion = 1;
+export const formatVersion = 2;
 
 const time = z.string().regex(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$/);
 const id = z.string().regex(/^[1-9]\d{0,18}$/);
@@ -60,12 +65,61 @@ const retiredLine = z.strictObject({
   retiredAt: time,
 });
 
+const takedownLine = z.strictObject({
+  table: z.literal('takedown'),
+  id: z.uuid(),
+  namespace: z.string(),
+  selector: z.record(z.string(), z.unknown()),
+  withSameDigest: z.boolean(),
+  isBlocking: z.boolean(),
+  reason: z.string(),
+  requestedBy: z.string(),
+  requestedAt: time,
+  state: z.enum(['planning', 'accepting', 'accepted', 'completed', 'failed']),
+  acceptedAt: time.nullable(),
+  completedAt: time.nullable(),
+  lookedAt: time.nullable(),
+  problem: z.string().nullable(),
+  receipt: z.string().nullable(),
+});
+
+const takedownBlobLine = z.strictObject({
+  table: z.literal('takedown_blob'),
+  takedownId: z.uuid(),
+  physicalKey: z.string().min(1),
+  key: z.string().min(1),
+  blobId: id.nullable(),
+  size,
+  objects: z.number().int().min(0),
+  erasedAt: time.nullable(),
+});
+
+const takedownDigestLine = z.strictObject({ table: z.literal('takedown_digest'), takedownId: z.uuid(), digest: hex });
+
+const blockLine = z.strictObject({
+  table: z.literal('block'),
+  namespace: z.string(),
+  digest: hex,
+  isAnyPrefix: z.boolean(),
+  prefix: z.string(),
+  takedownId: z.uuid(),
+  createdAt: time,
+});
+
+const rows = z.number().int();
 const endLine = z.strictObject({
-  end: z.strictObject({ blob: z.number().int(), retired_object: z.number().int() }),
+  end: z.strictObject({
+    blob: rows,
+    retired_object: rows,
+    takedown: rows.default(0),
+    takedown_blob: rows.default(0),
+    takedown_digest: rows.default(0),
+    block: rows.default(0),
+  }),
   sha256: hex,
 });
 
-const line = z.union([blobLine, retiredLine, endLine]);
+const line = z.union([blobLine, retiredLine, takedownLine, takedownBlobLine, takedownDigestLine, blockLine, endLine]);
 
 export type ExportHeader = z.infer<typeof header>;
 export type ExportLine = z.infer<typeof line>;
@@ -73,6 +127,19 @@ export type RowLine = Exclude<ExportLine, { end: unknown }>;
 
 /** Rows by table. */
 export type ExportCounts = Record<RowLine['table'], number>;
+
+/** In the order in which they are written, and read: what refers to rows comes behind them. */
+export const exportTables = [
+  ...(['blob', 'retired_object', 'takedown', 'takedown_blob', 'takedown_digest', 'block'] as const),
+] satisfies RowLine['table'][];
+
+export function noRows(): ExportCounts {
+  return { blob: 0, retired_object: 0, takedown: 0, takedown_blob: 0, takedown_digest: 0, block: 0 };
+}
+
+export function rowsIn(counts: Readonly<ExportCounts>): number {
+  return exportTables.reduce((sum, table) => sum + counts[table], 0);
+}
 
 /** The first line. Throws INVALID_ARGUMENT for what is not an export, or one of a newer program. */
 export function parseHeader(text: string): ExportHeader {

@@ -1,4 +1,4 @@
-import { randomBytes } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { newGeneration } from '@large-payload/core';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from './embedded-postgres.js';
@@ -76,16 +76,49 @@ async function fillWithEverything(fixture: CatalogFixture): Promise<void> {
     `INSERT INTO ${fixture.schema}.retired_object (blob_id, generation, physical_key, size)
      SELECT id, generation, '/blobs/' || namespace, 9007199254740991 FROM ${fixture.schema}.blob WHERE state = 'deleting'`,
   );
+  await fillWithTakedowns(fixture);
   // a hole in the ids
   await fixture.sql.query(`DELETE FROM ${fixture.schema}.blob WHERE id = 3`);
+}
+
+async function fillWithTakedowns({ sql, schema }: CatalogFixture): Promise<void> {
+  for (const [state, receipt] of [
+    ['planning', null],
+    ['accepted', null],
+    ['completed', `{"receipt": "${'x'.repeat(200_000)}"}`],
+  ]) {
+    await sql.query(
+      `WITH asked AS (
+         INSERT INTO ${schema}.takedown (id, namespace, selector, with_same_digest, is_blocking, reason, requested_by, state,
+           accepted_at, looked_at, event, xact, problem, receipt)
+         VALUES (gen_random_uuid(), 'größe', '{"prefix": "a/\u2028"}', true, true, 'line\nbreak', 'ann', $1,
+           now(), now(), 7, pg_current_xact_id(), 'waits', $2) RETURNING id
+       ), named AS (
+         INSERT INTO ${schema}.takedown_blob (takedown_id, physical_key, key, blob_id, size, objects, erased_at)
+         SELECT id, 'n~x', 'n', 5, 42, 2, CASE $1 WHEN 'completed' THEN now() END FROM asked
+       ), blocked AS (
+         INSERT INTO ${schema}.block (namespace, digest, is_any_prefix, prefix, takedown_id)
+         SELECT 'größe', sha256($1::bytea), $1 = 'accepted', CASE $1 WHEN 'accepted' THEN '' ELSE 'p//' END, id
+         FROM asked WHERE $1 <> 'planning'
+       )
+       INSERT INTO ${schema}.takedown_digest (takedown_id, digest) SELECT id, sha256('x') FROM asked WHERE $1 = 'accepted'`,
+      [state, receipt],
+    );
+  }
 }
 
 describe('an export, read into an empty catalog', () => {
   it('has every row of every state as it was, and the id of the catalog', async () => {
     await fillWithEverything(from);
     const counts = await imported(to, await exported(from), 7);
-    expect(counts).toEqual({ blob: 19, retired_object: 2 });
-    for (const name of ['blob', 'retired_object']) expect(await table(to, name)).toEqual(await table(from, name));
+    expect(counts).toEqual({
+      ...{ blob: 19, retired_object: 2, takedown: 3, takedown_blob: 3, takedown_digest: 1, block: 2 },
+    });
+    for (const name of ['blob', 'retired_object', 'takedown_blob', 'takedown_digest', 'block'])
+      expect(await table(to, name)).toEqual(await table(from, name));
+    // what a database and its nodes had counted means nothing in another one
+    const withoutNumbers = (await table(from, 'takedown')).map((row) => ({ ...row, event: null, xact: null }));
+    expect(await table(to, 'takedown')).toEqual(withoutNumbers);
     expect(await times(to)).toEqual(await times(from));
     const [[old], [now]] = [await table(from, 'catalog'), await table(to, 'catalog')];
     expect(now).toEqual({ ...old, rebuilt_at: expect.any(Date) });
@@ -110,6 +143,25 @@ describe('an export, read into an empty catalog', () => {
     await imported(to, await exported(from));
     await to.force(newKey(), 'live');
     expect((await table(to, 'blob')).at(-1)?.id).toBe('81');
+  });
+
+  it('may be of the version before takedowns', async () => {
+    await fill(from, 2);
+    const [header = '', ...lines] = (await exported(from))
+      .replace('"version" : 2', '"version" : 1')
+      .trimEnd()
+      .split('\n');
+    const rows = `${[header, ...lines.slice(0, -1)].join('\n')}\n`;
+    const sha256 = createHash('sha256').update(rows).digest('hex');
+    const text = `${rows}${JSON.stringify({ end: { blob: 2, retired_object: 0 }, sha256 })}\n`;
+    expect(await imported(to, text)).toMatchObject({ blob: 2, takedown: 0 });
+  });
+
+  it('numbers events behind all that the lost catalog gave out since', async () => {
+    await imported(to, await exported(from));
+    const [counter] = await table(to, 'event_counter');
+    expect(Number(counter?.last)).toBeGreaterThan(1.7e12);
+    expect(counter?.forgotten).toBe(counter?.last);
   });
 
   it('lets the service find out what became of uploads', async () => {
@@ -139,12 +191,12 @@ describe('an export, read into an empty catalog', () => {
       await from.force(newKey(), 'live');
       await retire(2);
     });
-    expect(await imported(to, text)).toEqual({ blob: 3500, retired_object: 1 });
+    expect(await imported(to, text)).toMatchObject({ blob: 3500, retired_object: 1, takedown: 0 });
     expect([await table(to, 'blob'), await table(to, 'retired_object')]).toEqual(before);
   });
 
   it('works for an empty catalog', async () => {
-    expect(await imported(to, await exported(from))).toEqual({ blob: 0, retired_object: 0 });
+    expect(await imported(to, await exported(from))).toMatchObject({ blob: 0, retired_object: 0, block: 0 });
     await to.force(newKey(), 'live');
     expect(await table(to, 'blob')).toHaveLength(1);
   });
@@ -195,7 +247,7 @@ describe('nothing is imported', () => {
 
   it('of an export that a newer program made, or with a table that this one does not know', async () => {
     const text = await exported(from);
-    await expectRefused(text.replace('"version" : 1', '"version" : 2'), /a newer program/);
+    await expectRefused(text.replace('"version" : 2', '"version" : 3'), /a newer program/);
     const [header, end] = text.split('\n');
     await expectRefused(`${header}\n{"table":"pin","id":"1"}\n${end}\n`, /line 2 .* not a line of this format/);
   });

@@ -4,15 +4,19 @@
  * Ids, states, generations and times stay as they were, and the catalog gets the id of the exported one: so the store
  * belongs to it. Two things differ on purpose. `rebuilt_at` is now: uses since the export are not known, and the
  * collection has to find out again who holds what. And a blob that was being uploaded gets a lease that is over: the
- * service asks the store what became of it.
+ * service asks the store what became of it. A takedown that was under way goes on from its acceptance, and the numbers of
+ * events go on behind all that were given out since: nodes forget what they keep.
  */
 import { createHash } from 'node:crypto';
 import { LpsError } from '@large-payload/core';
 import pg from 'pg';
+import { renumberEvents } from './care-sql.js';
 import { asCatalogError, connectionSettings } from './database.js';
 import {
   type ExportCounts,
   type ExportHeader,
+  exportTables,
+  noRows,
   parseHeader,
   parseLine,
   type RowLine,
@@ -32,7 +36,11 @@ export interface ImportOptions {
 }
 
 const rowsAtOnce = 1000;
-const maxLineBytes = 64 * 1024;
+const bytesAtOnce = 8 * 1024 * 1024;
+/** Of the header, which says what kind of file this is. */
+const maxFirstLineBytes = 64 * 1024;
+/** A takedown of a million blobs has a receipt of some hundred megabytes. */
+const maxLineBytes = 512 * 1024 * 1024;
 const lineFeed = 0x0a;
 
 /** Throws INVALID_ARGUMENT for a file that is not whole and right, CONFIG_INVALID when the catalog is not empty. */
@@ -47,7 +55,7 @@ export async function importCatalog(options: ImportOptions): Promise<ExportCount
     await client.query(`SET LOCAL lock_timeout = '10s'`);
     // nobody else adds a row from here on
     await client.query(
-      `LOCK TABLE ${schema}.blob, ${schema}.lease, ${schema}.retired_object IN SHARE ROW EXCLUSIVE MODE`,
+      `LOCK TABLE ${[...exportTables, 'lease'].map((table) => `${schema}.${table}`).join(', ')} IN SHARE ROW EXCLUSIVE MODE`,
     );
     await refuseUnlessEmpty(client, schema);
     const counts = await readInto(client, options);
@@ -63,8 +71,7 @@ export async function importCatalog(options: ImportOptions): Promise<ExportCount
 
 async function refuseUnlessEmpty(client: pg.Client, schema: string): Promise<void> {
   const { rows } = await client.query<{ used: boolean }>(
-    `SELECT EXISTS (SELECT FROM ${schema}.blob) OR EXISTS (SELECT FROM ${schema}.retired_object)
-      OR EXISTS (SELECT FROM ${schema}.lease) AS used`,
+    `SELECT ${[...exportTables, 'lease'].map((table) => `EXISTS (SELECT FROM ${schema}.${table})`).join(' OR ')} AS used`,
   );
   if (rows[0]?.used === false) return;
   throw new LpsError(
@@ -76,13 +83,15 @@ async function refuseUnlessEmpty(client: pg.Client, schema: string): Promise<voi
 
 async function readInto(client: pg.Client, { schema, input, signal, check, onProgress }: ImportOptions) {
   const digest = createHash('sha256');
-  const counts: ExportCounts = { blob: 0, retired_object: 0 };
+  const counts = noRows();
   let number = 0;
   let header: ExportHeader | undefined;
   let isWhole = false;
   let rows: RowLine[] = [];
+  let bytes = 0;
   const write = async (): Promise<void> => {
-    for (const table of ['blob', 'retired_object'] as const) {
+    bytes = 0;
+    for (const table of exportTables) {
       const ofTable = rows.filter((row) => row.table === table);
       if (ofTable.length > 0) await client.query(inserts(schema)[table], [JSON.stringify(ofTable)]);
     }
@@ -107,7 +116,8 @@ async function readInto(client: pg.Client, { schema, input, signal, check, onPro
       }
       counts[parsed.table] += 1;
       rows.push(parsed);
-      if (rows.length >= rowsAtOnce) await write();
+      bytes += line.length;
+      if (rows.length >= rowsAtOnce || bytes >= bytesAtOnce) await write();
     }
     digest.update(line);
     digest.update('\n');
@@ -128,8 +138,7 @@ function checkEnd(
   digest: string,
   number: number,
 ): void {
-  if (end.blob !== counts.blob || end.retired_object !== counts.retired_object)
-    throw refused(number, 'lines are missing');
+  if (exportTables.some((table) => end[table] !== counts[table])) throw refused(number, 'lines are missing');
   if (sha256 !== digest) throw refused(number, 'the file was changed since it was written');
 }
 
@@ -143,6 +152,7 @@ async function finish(client: pg.Client, schema: string, { catalog, createdAt }:
       SELECT id, generation, size, now() FROM ${schema}.blob WHERE state = 'uploading'`,
   );
   await client.query(`DELETE FROM ${schema}.scrub`);
+  await client.query(renumberEvents(schema));
   await client.query(`UPDATE ${schema}.catalog SET id = $1, created_at = $2, rebuilt_at = now()`, [catalog, createdAt]);
 }
 
@@ -159,6 +169,23 @@ function inserts(schema: string): Record<RowLine['table'], string> {
     retired_object: `INSERT INTO ${schema}.retired_object (blob_id, generation, physical_key, size, retired_at)
       SELECT "blobId", generation, "physicalKey", size, "retiredAt" FROM json_to_recordset($1::json)
         AS line ("blobId" bigint, generation int, "physicalKey" text, size bigint, "retiredAt" timestamptz)`,
+    takedown: `INSERT INTO ${schema}.takedown (id, namespace, selector, with_same_digest, is_blocking, reason, requested_by,
+        requested_at, state, accepted_at, completed_at, looked_at, problem, receipt)
+      SELECT id, namespace, selector, "withSameDigest", "isBlocking", reason, "requestedBy", "requestedAt", state,
+        "acceptedAt", "completedAt", "lookedAt", problem, receipt FROM json_to_recordset($1::json)
+        AS line (id uuid, namespace text, selector jsonb, "withSameDigest" boolean, "isBlocking" boolean, reason text,
+          "requestedBy" text, "requestedAt" timestamptz, state text, "acceptedAt" timestamptz, "completedAt" timestamptz,
+          "lookedAt" timestamptz, problem text, receipt text)`,
+    takedown_blob: `INSERT INTO ${schema}.takedown_blob (takedown_id, physical_key, key, blob_id, size, objects, erased_at)
+      SELECT "takedownId", "physicalKey", key, "blobId", size, objects, "erasedAt" FROM json_to_recordset($1::json)
+        AS line ("takedownId" uuid, "physicalKey" text, key text, "blobId" bigint, size bigint, objects int,
+          "erasedAt" timestamptz)`,
+    takedown_digest: `INSERT INTO ${schema}.takedown_digest (takedown_id, digest)
+      SELECT "takedownId", decode(digest, 'hex') FROM json_to_recordset($1::json) AS line ("takedownId" uuid, digest text)`,
+    block: `INSERT INTO ${schema}.block (namespace, digest, is_any_prefix, prefix, takedown_id, created_at)
+      SELECT namespace, decode(digest, 'hex'), "isAnyPrefix", prefix, "takedownId", "createdAt"
+      FROM json_to_recordset($1::json) AS line (namespace text, digest text, "isAnyPrefix" boolean, prefix text,
+        "takedownId" uuid, "createdAt" timestamptz)`,
   };
 }
 
@@ -166,19 +193,23 @@ function inserts(schema: string): Record<RowLine['table'], string> {
 async function* linesOf(
   input: AsyncIterable<Uint8Array>,
 ): AsyncGenerator<{ readonly line: Uint8Array; readonly isEnded: boolean }, void> {
-  let rest: Uint8Array = Buffer.alloc(0);
+  let pieces: Uint8Array[] = [];
+  let bytes = 0;
+  let isFirst = true;
   for await (const chunk of input) {
     let from = 0;
     for (let at = chunk.indexOf(lineFeed); at >= 0; at = chunk.indexOf(lineFeed, from)) {
       const piece = chunk.subarray(from, at);
-      yield { line: rest.length === 0 ? piece : Buffer.concat([rest, piece]), isEnded: true };
-      rest = Buffer.alloc(0);
+      yield { line: pieces.length === 0 ? piece : Buffer.concat([...pieces, piece]), isEnded: true };
+      [pieces, bytes, isFirst] = [[], 0, false];
       from = at + 1;
     }
-    rest = Buffer.concat([rest, chunk.subarray(from)]);
-    if (rest.length > maxLineBytes) throw new LpsError('INVALID_ARGUMENT', 'this is not the export of a catalog');
+    pieces.push(chunk.subarray(from));
+    bytes += chunk.length - from;
+    if (bytes > (isFirst ? maxFirstLineBytes : maxLineBytes))
+      throw new LpsError('INVALID_ARGUMENT', 'this is not the export of a catalog');
   }
-  if (rest.length > 0) yield { line: rest, isEnded: false };
+  if (bytes > 0) yield { line: Buffer.concat(pieces), isEnded: false };
 }
 
 function textOf(line: Uint8Array, number: number): string {

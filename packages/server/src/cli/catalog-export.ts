@@ -7,6 +7,7 @@ import { pipeline } from 'node:stream/promises';
 import { createGzip } from 'node:zlib';
 import { isLpsError, LpsError } from '@large-payload/core';
 import type { Command } from 'commander';
+import { rowsIn } from '../catalog/export-format.js';
 import { counted } from './care-options.js';
 import { addCatalogTarget, type DatabaseTarget, withDatabase } from './catalog-target.js';
 import { statusLine } from './status-line.js';
@@ -40,7 +41,7 @@ async function run(flags: ExportFlags, { url, schema }: DatabaseTarget, terminal
   const status = statusLine(terminal, () => ({ text: `${counted(rows, 'row')} written` }));
   const texts = async function* (): AsyncGenerator<string, void> {
     for await (const { text, counts } of exportCatalog({ url, schema, signal })) {
-      rows = counts.blob + counts.retired_object;
+      rows = rowsIn(counts);
       yield text;
     }
   };

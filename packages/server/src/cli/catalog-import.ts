@@ -5,6 +5,8 @@ import { createGunzip } from 'node:zlib';
 import { isLpsError, LpsError } from '@large-payload/core';
 import type { Command } from 'commander';
 import { readOwner } from '../bucket-owner.js';
+import { restoreTakedowns } from '../care/restore-takedowns.js';
+import { rowsIn } from '../catalog/export-format.js';
 import { openStore } from '../open-store.js';
 import { counted } from './care-options.js';
 import { addCatalogTarget, type DatabaseTarget, restorePinsOf, withDatabase } from './catalog-target.js';
@@ -45,11 +47,13 @@ async function run(file: string, target: DatabaseTarget, terminal: Terminal): Pr
       signal: terminal.signal,
       check: ({ catalog }) => mustOwnStore(config, catalog),
       onProgress: (now) => {
-        rows = now.blob + now.retired_object;
+        rows = rowsIn(now);
       },
     });
     const pins = await restoredPins(target);
+    const takedowns = await restoredTakedowns(target);
     status.end();
+    if (takedowns > 0) terminal.stderr.write(`lps: ${counted(takedowns, 'takedown')} read from the store\n`);
     if (pins > 0) terminal.stderr.write(`lps: ${counted(pins, 'pin')} taken over from the store\n`);
     terminal.stderr.write(
       `lps: ${counted(counts.blob, 'blob')} and ${counted(counts.retired_object, 'retired object')} read. ` +
@@ -66,6 +70,18 @@ async function restoredPins(target: DatabaseTarget): Promise<number> {
   try {
     return await restorePinsOf(target, store);
   } finally {
+    await store.close?.();
+  }
+}
+
+/** Those made since the export as well: what they erase must not come back, not even until the next reconcile. */
+async function restoredTakedowns({ url, schema, config }: DatabaseTarget): Promise<number> {
+  const { openCareCatalog } = await import('../catalog/care-catalog.js');
+  const [store, catalog] = [await openStore(config), await openCareCatalog({ url, schema })];
+  try {
+    return await restoreTakedowns(store, catalog);
+  } finally {
+    await catalog.close();
     await store.close?.();
   }
 }
