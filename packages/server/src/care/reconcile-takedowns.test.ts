@@ -5,6 +5,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../catalog/embedded-postgres.js';
 import { objectsOf, type TakedownObject } from '../takedown/takedown-object.js';
 import { newGeneration, openPlace, type Place } from './care-fixture.js';
+import { restoreTakedowns } from './restore-takedowns.js';
 
 let postgres: EmbeddedPostgres;
 let place: Place;
@@ -179,6 +180,36 @@ describe('an old catalog', () => {
     expect(await place.row(key)).toMatchObject({ state: 'live', generation: 2, physical_suffix: later.slice(-16) });
   });
 
+  it('follows also when its rows were taken down already, as after an import, but to nothing older or blocked', async () => {
+    const keys = [await place.upload(), await place.upload(), await place.upload(), await place.upload()];
+    const [again, older, blocked, undated] = keys as [string, string, string, string];
+    const laters = await Promise.all(keys.map((key) => place.object({ key, generation: newGeneration() })));
+    for (const later of laters) place.faults.modifiedAt.set(later, new Date('2026-11-20T12:00:02Z'));
+    place.faults.modifiedAt.set(laters[1] ?? '', new Date('2026-11-20T12:00:01Z'));
+    await takenDown([again, older, blocked], { isBlocking: true, blocks: [blockOf(blocked)] });
+    expect(await restoreTakedowns(place.store, place.care)).toBe(1);
+    await place.change(undated, `state = 'taken_down'`); // nobody knows since when
+    for (const key of keys) expect((await place.row(key)).state).toBe('taken_down');
+    const report = await place.reconcile();
+    expect(report).toMatchObject({ moved: 1, erased: 3, adopted: 0, takenDown: 0 });
+    expect([...report.findings].sort()).toEqual(
+      [
+        `moved: a later generation: ${laters[0]}`,
+        `stray: the blob is taken_down: ${laters[1]}`,
+        `stray: it may not be stored again: ${laters[2]}`,
+        `stray: the blob is taken_down: ${laters[3]}`,
+        `stray: the blob is taken_down: ${undated}`,
+        ...[again, older, blocked].map((key) => `erased: it was taken down: ${key}`),
+      ].sort(),
+    );
+    expect(await place.row(again)).toMatchObject({
+      state: 'live',
+      generation: 2,
+      physical_suffix: laters[0]?.slice(-16),
+    });
+    for (const key of [older, blocked, undated]) expect((await place.row(key)).state).toBe('taken_down');
+  });
+
   it('changes nothing in a dry run, and deletes nothing', async () => {
     const [there, gone, unknown] = [await place.upload(), await place.upload(), await place.object()];
     await takenDown([there, gone, unknown], { isBlocking: true, blocks: [blockOf(there)] });
@@ -225,5 +256,9 @@ describe('what is found at the same moment as a takedown', () => {
     const [row] = await place.care.lookupMany([parseKey(live)]);
     if (row === undefined) throw new Error('no row');
     expect(await place.care.setRight(row, { physicalKey: later, size: 1000 })).toBe(false);
+    await place.change(live, `state = 'taken_down'`);
+    await place.fixture.block(parseKey(live));
+    const unknown = { physicalKey: `${live}~${newGeneration()}`, size: 1000 };
+    expect(await place.care.setRight({ ...row, state: 'taken_down' }, unknown)).toBe(false);
   });
 });

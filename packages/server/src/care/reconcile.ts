@@ -148,7 +148,11 @@ async function settleOwner(
 
 /** The same catalog, whose writes say what they would have done. What the store says of takedowns is kept in memory. */
 function withoutWrites(catalog: CareCatalog): CareCatalog {
-  const restored = new Set<string>();
+  const restored = new Map<string, { readonly acceptedAt: Date }>();
+  const known = (name: string): [string, { readonly acceptedAt: Date }][] => {
+    const found = restored.get(name);
+    return found === undefined ? [] : [[name, found]];
+  };
   const blocks: (Block & { readonly namespace: string })[] = [];
   const isBlocked = ({ namespace, digest, prefix = '' }: BlobKey): boolean =>
     blocks.some(
@@ -165,14 +169,14 @@ function withoutWrites(catalog: CareCatalog): CareCatalog {
     adoptMany: async (objects) => objects.length,
     markDamaged: async (rows) => new Set(rows.map(({ id }) => id)),
     setRight: async () => true,
-    restoreTakedown: async ({ names, namespace, blocks: found }) => {
-      for (const { physicalKey } of names) restored.add(physicalKey);
+    restoreTakedown: async ({ names, namespace, acceptedAt, blocks: found }) => {
+      for (const { physicalKey } of names) restored.set(physicalKey, { acceptedAt: new Date(acceptedAt) });
       blocks.push(...found.map((block) => ({ ...block, namespace })));
     },
     forbidden: async (names, keys) => {
       const { erased, blocked } = await catalog.forbidden(names, keys);
       return {
-        erased: new Set([...erased, ...names.filter((name) => restored.has(name))]),
+        erased: new Map([...names.flatMap((name) => known(name)), ...erased]),
         blocked: new Set([...blocked, ...keys.filter(isBlocked).map(formatKey)]),
       };
     },
@@ -284,8 +288,11 @@ class Reconciliation {
     const retired = await this.catalog.retiredKeys(withOthers);
     const names = groups.flatMap(({ objects }) => objects.map(({ key }) => key));
     const means = [...rows.values()].map(({ physicalKey }) => physicalKey);
-    const unknown = groups.filter(({ key }) => !rows.has(key)).map(({ blob }) => blob);
-    const forbidden = await this.catalog.forbidden([...names, ...means], unknown);
+    const absent = groups.filter(({ key }) => (rows.get(key)?.state ?? 'taken_down') === 'taken_down');
+    const forbidden = await this.catalog.forbidden(
+      [...names, ...means],
+      absent.map(({ blob }) => blob),
+    );
     const judge = (group: Group, either: AbortSignal): Promise<Verdict> =>
       judgeGroup(group, rows.get(group.key), retired, forbidden, this.#atRest, either);
     await this.#act(await each(groups, concurrency, signal, judge));

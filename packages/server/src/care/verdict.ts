@@ -12,7 +12,8 @@
  *   taken_down
  *
  * Before all that: an object that a takedown erases is deleted, and counts for nothing. A row that still means one follows
- * to a later generation, or is taken down. What is blocked, and has no row, is a stray.
+ * to a later generation, or is taken down; one that was taken down follows to what was written since, which an old backup of
+ * the catalog does not know. What is blocked, and not there by its row, is a stray.
  *
  * Of several right generations a later one wins over the first, and then the one written last: a later generation is
  * begun only when the earlier one was to be deleted, so a deletion may still be on its way to the earlier one, and none
@@ -76,9 +77,16 @@ async function judgeErasedRow(
   atRest: AtRest,
   signal: AbortSignal,
 ): Promise<Verdict> {
-  if (!isAtRest(row)) return { findings: [] };
+  if (row.state === 'uploading') return { findings: [] };
   const { right: object, findings } = await firstRight(others, atRest, signal);
   return object === undefined ? { findings } : { seen: row, right: { row, object, kind: 'moved' }, findings };
+}
+
+/** Of the objects of a key: those that were written after a takedown of it. */
+function writtenSince(acceptedAt: Date | undefined, objects: readonly BlobInfo[]): BlobInfo[] {
+  return acceptedAt === undefined
+    ? []
+    : objects.filter(({ modifiedAt }) => modifiedAt !== undefined && modifiedAt > acceptedAt);
 }
 
 async function judgeAllowed(
@@ -89,12 +97,14 @@ async function judgeAllowed(
   atRest: AtRest,
   signal: AbortSignal,
 ): Promise<Verdict> {
-  if (row === undefined && forbidden.blocked.has(group.key)) {
+  if ((row === undefined || row.state === 'taken_down') && forbidden.blocked.has(group.key)) {
     return { findings: group.objects.map(({ key }) => stray(key, 'it may not be stored again')) };
   }
   if (group.objects.length === 0) return { findings: [] };
   if (row === undefined) return judgeUnknown(group, atRest, signal);
   if (row.state === 'uploading') return { findings: [], uploading: group.objects.length };
+  const since = writtenSince(forbidden.erased.get(row.physicalKey)?.acceptedAt, group.objects);
+  if (row.state === 'taken_down' && since.length > 0) return judgeErasedRow(row, since, atRest, signal);
   const own = group.objects.find(({ key }) => key === row.physicalKey);
   const others = group.objects.filter((object) => object !== own || !isAtRest(row));
   const spare = others.filter(({ key }) => !retired.has(key));

@@ -104,8 +104,8 @@ export interface CareCatalog {
 }
 
 export interface Forbidden {
-  /** Names. */
-  readonly erased: ReadonlySet<string>;
+  /** By name; objects of the key under other names that were written since are new data. */
+  readonly erased: ReadonlyMap<string, { readonly acceptedAt: Date }>;
   /** Keys, as text. */
   readonly blocked: ReadonlySet<string>;
 }
@@ -215,7 +215,7 @@ class PostgresCareCatalog implements CareCatalog {
     const blocked =
       keys.length === 0 ? [] : await this.database.run(this.sql.blocked, transposed(keys.map(keyColumns), 4));
     return {
-      erased: new Set(erased.map((row) => String(row.physical_key))),
+      erased: new Map(erased.map((row) => [String(row.physical_key), { acceptedAt: dateOf(row.accepted_at) }])),
       blocked: new Set(blocked.flatMap(({ at }) => keys[Number(at) - 1] ?? []).map(logicalKey)),
     };
   }
@@ -279,7 +279,13 @@ async function markDamaged(run: Database['run'], sql: Statements, rows: readonly
 
 async function setRight(run: Database['run'], sql: Statements, row: KnownRow, object: RightObject): Promise<boolean> {
   const suffix = suffixOf(row.key, object.physicalKey);
-  return (await run(sql.setRight, [row.id, row.generation, object.size, suffix, object.physicalKey])).length > 0;
+  const values = [row.id, row.generation, object.size, suffix, object.physicalKey, row.state === 'taken_down'];
+  return (await run(sql.setRight, values)).length > 0;
+}
+
+/** Postgres' infinity is a number here: later than any date. */
+function dateOf(value: unknown): Date {
+  return value instanceof Date ? value : new Date(8.64e15);
 }
 
 /** Rows of values as columns of them: one array a parameter. */

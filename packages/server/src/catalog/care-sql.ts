@@ -66,15 +66,19 @@ export function careStatements(schema: string) {
 
     /**
      * The object is right: $1 id, $2 generation, $3 its size, $4 the suffix of its name, $5 its name. Heals a damaged row, corrects a
-     * wrong size, follows the object to another name. All from one version of the row, so no mixture can arise.
+     * wrong size, follows the object to another name; with $6 also from one that was taken down, to what was uploaded since.
+     * All from one version of the row, so no mixture can arise.
      */
     setRight: named(
       'set_right',
       `
-      UPDATE ${blob} SET
-        state = CASE state WHEN 'damaged' THEN 'live' ELSE state END, damaged_at = NULL,
-        size = $3, physical_suffix = $4, generation = generation + 1
-      WHERE id = $1 AND generation = $2 AND state IN ('live', 'quarantined', 'damaged')
+      UPDATE ${blob} b SET
+        state = CASE WHEN state IN ('damaged', 'taken_down') THEN 'live' ELSE state END, damaged_at = NULL,
+        size = $3, physical_suffix = $4, generation = generation + 1,
+        created_at = CASE state WHEN 'taken_down' THEN now() ELSE created_at END,
+        touched_at = CASE state WHEN 'taken_down' THEN greatest(touched_at, now()) ELSE touched_at END
+      WHERE id = $1 AND generation = $2 AND (state IN ('live', 'quarantined', 'damaged')
+          OR (state = 'taken_down' AND $6 AND NOT EXISTS (${blockOf(schema, 'b')})))
         AND NOT EXISTS (SELECT FROM ${schema}.takedown_blob WHERE physical_key = $5) RETURNING id`,
     ),
 
@@ -111,7 +115,7 @@ export function careStatements(schema: string) {
  * those forgets everything that it keeps.
  */
 export function renumberEvents(schema: string): string {
-  const now = '(extract(epoch from clock_timestamp()) * 1000)::bigint';
+  const now = '(extract(epoch from now()) * 1000)::bigint';
   return `UPDATE ${schema}.event_counter SET last = greatest(last, ${now}), forgotten = greatest(last, ${now})`;
 }
 
@@ -144,8 +148,12 @@ function takedownStatements(schema: string, blob: string) {
         WHERE EXISTS (SELECT FROM ${takedown} WHERE id = $1::uuid AND event IS NULL AND looked_at = to_timestamp(0))
         ON CONFLICT DO NOTHING RETURNING digest`,
     },
-    /** $1 names of objects. */
-    erased: named('erased_names', `SELECT DISTINCT physical_key FROM ${names} WHERE physical_key = ANY($1::text[])`),
+    /** $1 names of objects. With the time from which on an object under another name of the key is new data. */
+    erased: named(
+      'erased_names',
+      `SELECT n.physical_key, max(coalesce(t.accepted_at, 'infinity')) AS accepted_at
+       FROM ${names} n JOIN ${takedown} t ON t.id = n.takedown_id WHERE n.physical_key = ANY($1::text[]) GROUP BY 1`,
+    ),
     /** $1 to $4 as in lookupMany; `at` is the position in them, from 1. */
     blocked: named(
       'blocked_keys',
