@@ -1,0 +1,190 @@
+/**
+ * Leases on reading, on two real replicas with caches, one of them behind a network that can be cut. What a cache answers is
+ * told from what the bucket does by taking objects out of the bucket behind everybody's back.
+ */
+import { once } from 'node:events';
+import net from 'node:net';
+import { DeleteObjectCommand, type S3Client } from '@aws-sdk/client-s3';
+import { describeWith, openS3Client, startVersitygw } from '@large-payload/test-components';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { type Database, openDatabase } from '../packages/server/src/catalog/database.ts';
+import { type EmbeddedPostgres, startEmbeddedPostgres } from '../packages/server/src/catalog/embedded-postgres.ts';
+import { appendEvents, openReadLeases } from '../packages/server/src/nodes/read-leases.ts';
+import { newBlob, put, read, request, rightRead, sized, type V2Blob } from './support/blobs.ts';
+import { type Cuttable, startCuttable } from './support/cuttable.ts';
+import { type RunningService, refusedStart, startService } from './support/service.ts';
+import { until } from './support/until.ts';
+
+const leaseMs = 1000;
+/** More than a socket, a proxy and a client that does not read take up by themselves. */
+const largeBytes = 32 * 1024 * 1024;
+const args = ['--max-staleness', `${leaseMs}ms`, '--idle-timeout', '5m', '--min-rate', '0'];
+const large = ['--cache-memory-bytes', '1GiB'];
+
+const s3 = await startVersitygw();
+
+describeWith(describe, 'leases on reading, of two replicas on one bucket', s3, (s3) => {
+  let postgres: EmbeddedPostgres;
+  let database: Database;
+  let client: S3Client;
+  let network: Cuttable;
+  /** `far` is the one that can be cut off from Postgres. */
+  let [near, far]: RunningService[] = [];
+  const cleanUps: (() => unknown)[] = [];
+
+  const startOn = (url: string): Promise<RunningService> =>
+    startService({ store: s3, env: { LPS_DATABASE_URL: url }, args: [...args, ...large] });
+
+  beforeAll(async () => {
+    postgres = await startEmbeddedPostgres({ throwAway: true, maxConnections: 120 });
+    const { port, pathname, searchParams, username } = new URL(postgres.url);
+    network = await startCuttable(() => ({ path: `${searchParams.get('host')}/.s.PGSQL.${port}` }));
+    database = openDatabase({ url: postgres.url, maxConnections: 2, statementTimeoutMs: 10_000, log: () => undefined });
+    client = await openS3Client(s3);
+    near = await startOn(postgres.url);
+    far = await startOn(`postgresql://${username}@127.0.0.1:${network.port}${pathname}?sslmode=disable`);
+  });
+  afterEach(async () => {
+    network.heal();
+    for (const cleanUp of cleanUps.splice(0)) await cleanUp();
+    for (const service of both()) await untilFresh(service);
+  });
+  afterAll(async () => {
+    for (const service of [near, far]) await service?.stop();
+    await database?.close();
+    await network?.close();
+    await postgres?.stop();
+    client?.destroy();
+    await s3.stop();
+  });
+
+  const both = (): RunningService[] => [near, far].filter((service) => service !== undefined);
+  const leases = () => openReadLeases({ database, schema: 'lps', leaseMs });
+  const untilFresh = ({ port }: RunningService): Promise<true> =>
+    until('a lease on reading', async () =>
+      /^lps_read_lease_fresh 1$/m.test((await request(port, '/metrics')).text) ? true : undefined,
+    );
+  const takeOut = ({ key }: V2Blob) =>
+    client.send(new DeleteObjectCommand({ Bucket: s3.bucket, Key: key.replace(/^\//, '') }));
+  const tell = (kind: 'delete' | 'takedown', { key }: V2Blob) =>
+    database.transaction((run) => appendEvents(run, 'lps', kind, [{ key, physicalKey: key }]));
+
+  /** Both replicas answer it from memory. */
+  async function kept(size = 50_000): Promise<V2Blob> {
+    const blob = newBlob(size);
+    expect((await put(both()[0]?.port ?? 0, blob)).status).toBe(201);
+    for (const { port } of both()) {
+      await untilFresh(both().find((service) => service.port === port) as RunningService);
+      expect(await read(port, sized(blob))).toEqual(rightRead);
+    }
+    await takeOut(blob);
+    for (const { port } of both()) expect(await read(port, sized(blob))).toEqual(rightRead);
+    return blob;
+  }
+
+  /** A client that has read the beginning, and reads no more until it is told to: how that ended. */
+  async function slowReader({ port }: RunningService, { key }: V2Blob): Promise<() => Promise<number | 'whole'>> {
+    const socket = net.connect(port, '127.0.0.1');
+    cleanUps.push(() => socket.destroy());
+    socket.write(`GET /v3/blobs?${new URLSearchParams({ key })} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n`);
+    await once(socket, 'readable');
+    return async () => {
+      let bytes = 0;
+      socket.on('data', (chunk) => {
+        bytes += chunk.length;
+      });
+      await new Promise<void>((resolve) => socket.once('error', () => resolve()).once('close', () => resolve()));
+      return bytes >= largeBytes ? 'whole' : bytes;
+    };
+  }
+
+  /** Bytes that were on their way when it was cut; asked for when the server has said in its log that it broke off. */
+  const brokenOff = async (service: RunningService, before: number): Promise<void> => {
+    const count = (): number => service.output().split('the answer broke off').length - 1;
+    await until('the cut', async () => (count() > before ? true : undefined));
+  };
+  const breaksOf = (service: RunningService): number => service.output().split('the answer broke off').length - 1;
+
+  it('are held by both, by name, and what one is told both forget', async () => {
+    const blob = await kept();
+    const held = (await leases().list()).filter(({ hasLease }) => hasLease);
+    expect(held.map(({ kind, name }) => [kind, name.split(':')[1]]).sort()).toEqual(
+      both()
+        .map(({ pid }) => ['replica', String(pid)])
+        .sort(),
+    );
+    const event = await tell('delete', blob);
+    await until('their word that they know', async () =>
+      (await leases().unaware(event)).length === 0 ? true : undefined,
+    );
+    for (const { port } of both()) expect((await read(port, sized(blob))).status).toBe(404);
+  });
+
+  it('cut off who reads what is taken down, on both', async () => {
+    const blob = newBlob(largeBytes);
+    expect((await put(both()[0]?.port ?? 0, blob)).status).toBe(201);
+    const before = both().map(breaksOf);
+    const readers = await Promise.all(both().map((service) => slowReader(service, blob)));
+    await tell('takedown', blob);
+    await Promise.all(both().map((service, index) => brokenOff(service, before[index] ?? 0)));
+    for (const reader of readers) expect(await reader()).not.toBe('whole');
+  });
+
+  it.each(['refused', 'silent'] as const)(
+    'are lost with Postgres (%s): nothing more from memory, and no long read',
+    async (how) => {
+      const service = far as RunningService;
+      const blob = await kept();
+      const long = newBlob(largeBytes);
+      expect((await put(both()[0]?.port ?? 0, long)).status).toBe(201);
+      const before = breaksOf(service);
+      const reader = await slowReader(service, long);
+      network.cut(how);
+      // 404: the store alone was asked. 503: Postgres was waited for longer than a read may take without a lease
+      await until('its end', async () => ((await read(service.port, sized(blob))).status !== 200 ? true : undefined));
+      // of those who read, only it: the other one still has what it keeps
+      expect(await read(both()[0]?.port ?? 0, sized(blob))).toEqual(rightRead);
+      await brokenOff(service, before);
+      expect(await reader()).not.toBe('whole');
+      // the lease has ended where it was granted, too, without a word from its holder
+      await until('one lease', async () =>
+        (await leases().list()).filter(({ hasLease }) => hasLease).length === 1 ? true : undefined,
+      );
+      network.heal();
+      await untilFresh(service);
+      expect(await read(service.port, sized(blob))).toEqual(rightRead); // nothing has happened meanwhile
+    },
+  );
+
+  it('come back with every event that was missed', async () => {
+    const service = far as RunningService;
+    const blob = await kept();
+    network.cut('refused');
+    const event = await tell('delete', blob);
+    await until('nobody who does not know', async () =>
+      (await leases().unaware(event)).length === 0 ? true : undefined,
+    );
+    network.heal();
+    await untilFresh(service);
+    expect((await read(service.port, sized(blob))).status).toBe(404);
+  });
+
+  it('end at once with a replica that stops', async () => {
+    const third = await startOn(postgres.url);
+    await untilFresh(third);
+    const ofThird = async () => (await leases().list()).find(({ name }) => name.endsWith(`:${third.pid}`));
+    expect((await ofThird())?.hasLease).toBe(true);
+    await third.stop();
+    const { leaseUntil, renewedAt } = (await ofThird()) ?? {};
+    expect(Number(leaseUntil) - Number(renewedAt)).toBeLessThan(leaseMs);
+  });
+
+  it('are as long everywhere: another time is refused while one is held', async () => {
+    const { exitCode, stderr, stdout } = await refusedStart({
+      ...{ store: s3, dataDir: near?.dataDir ?? '', env: { LPS_DATABASE_URL: postgres.url } },
+      args: ['--max-staleness', '5s'],
+    });
+    expect(exitCode).not.toBe(0);
+    expect(`${stderr}${stdout}`).toContain('--max-staleness is 5 s here and 1 s in the installation');
+  });
+});
