@@ -8,7 +8,6 @@
  */
 import { mkdir } from 'node:fs/promises';
 import type { Server as TlsServer } from 'node:https';
-import type { AddressInfo } from 'node:net';
 import { type BlobStore, type CachedStore, cached, isLpsError, LpsError, observed } from '@large-payload/core';
 import type { Logger } from 'pino';
 import { openAccessControl } from './auth/access-control.js';
@@ -30,6 +29,7 @@ import { type DurableState, startDurable } from './durable/durable.js';
 import { removeTemporaryFiles, sweepLeasesTask, tidyFiles } from './durable/housekeeping.js';
 import { serviceWorkflows } from './durable/service-workflows.js';
 import { createApp } from './http/app.js';
+import { addressOf, drain, listen } from './http/listening.js';
 import { readTls, renewTls, type TlsPaths } from './http/tls.js';
 import { inSpan } from './http/trace.js';
 import { pinsOf } from './lifecycle/catalog/pins.js';
@@ -196,10 +196,8 @@ async function start(
   }
   await listen(app.server, config);
   closing.push(() => drain(app.server, config.shutdownTimeoutMs));
-  const { port } = app.server.server.address() as AddressInfo;
-  const host = config.host.includes(':') ? `[${config.host}]` : config.host;
   return {
-    url: `${tlsPaths === undefined ? 'http' : 'https'}://${host}:${port}`,
+    url: addressOf(app.server, config.host, tlsPaths !== undefined),
     async close() {
       isDraining = true;
       node.feed.close(); // its answers have no end of their own
@@ -377,37 +375,4 @@ function withObserver(store: BlobStore, metrics: Metrics, logger: Logger): BlobS
     },
     inSpan,
   });
-}
-
-async function listen(server: ReturnType<typeof createApp>['server'], config: Config): Promise<void> {
-  try {
-    // fastify logs this line for each address
-    await server.listen({ port: config.port, host: config.host, listenTextResolver: (url) => `listening on ${url}` });
-  } catch (cause) {
-    const { code } = cause as NodeJS.ErrnoException;
-    const reasons: Record<string, string> = {
-      EADDRINUSE: `port ${config.port} is in use; choose another one with --port, or end the program that has it`,
-      EACCES: `port ${config.port} needs rights that this user does not have; choose one above 1023 with --port`,
-      EADDRNOTAVAIL: `${config.host} is not an address of this machine; change --host`,
-      ENOTFOUND: `${config.host} is not known; change --host`,
-    };
-    throw new LpsError(
-      'CONFIG_INVALID',
-      reasons[code ?? ''] ?? `cannot listen on ${config.host}:${config.port}: ${code}`,
-      { cause },
-    );
-  }
-}
-
-/** Lets requests under way finish, for so long; then cuts what is left. */
-async function drain(server: ReturnType<typeof createApp>['server'], timeoutMs: number): Promise<void> {
-  const timer = setTimeout(() => server.server.closeAllConnections(), timeoutMs);
-  // a connection whose request began before, and was answered since, is kept alive by its client
-  const idle = setInterval(() => server.server.closeIdleConnections(), 50);
-  try {
-    await server.close();
-  } finally {
-    clearTimeout(timer);
-    clearInterval(idle);
-  }
 }

@@ -108,7 +108,7 @@ async function start(
       forget: (key) => blobs.forget(key),
       clear: () => blobs.clear(),
     },
-    notFound: () => new LpsError('NOT_SUPPORTED', `a cache node serves blobs alone; for anything else ask ${url}`),
+    notFound: () => new LpsError('ROUTE_NOT_FOUND', `a cache node serves blobs alone; for anything else ask ${url}`),
     ...(tls === undefined ? {} : { tls: await readTls(tls) }),
   });
   inFlight = () => app.transfers.uploadsInFlight;
@@ -158,7 +158,9 @@ async function checkToken(api: UpstreamApi, url: string, log: Logger): Promise<v
   const principal: Principal = { id: parsed.data.subject, grants: parsed.data.grants };
   const missing = (['read', 'write'] as const).filter((right) => !mayEverywhere(principal, right));
   if (missing.length === 0) return;
-  throw configInvalid([`upstream-token lacks ${missing.join(' and ')} on every namespace: --grant '*:read,write'`]);
+  throw configInvalid([
+    `upstream-token lacks ${missing.join(' and ')} on every namespace: "lps token create --namespace '*' --right read --right write"`,
+  ]);
 }
 
 type Served = Record<Lookup, { blobs: number; bytes: number }>;

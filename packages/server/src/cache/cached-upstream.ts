@@ -74,12 +74,15 @@ export async function openCachedUpstream(options: CachedUpstreamOptions): Promis
       options.onServe?.(result, info);
     },
   });
+  let told = Promise.resolve(); // one after the other
   const lease = holdReadLease({
     source: options.leases(() => holder?.wake()),
     keeper: keeperOf(cache, reads),
     leaseMs: maxStalenessMs,
     ...(options.cursor === undefined ? {} : { cursor: options.cursor }),
-    onCursor: (cursor) => void cache.settled().then(() => options.onCursor?.(cursor)),
+    onCursor(cursor) {
+      told = told.then(() => cache.settled()).then(() => options.onCursor?.(cursor));
+    },
     ...(options.onProblem === undefined ? {} : { onProblem: options.onProblem }),
   });
   holder = lease;

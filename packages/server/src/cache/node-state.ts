@@ -17,7 +17,7 @@ export interface NodeState {
   readonly id: string;
   /** Absent: what is on the disk means nothing any more. */
   readonly cursor?: bigint;
-  /** Never throws. The newest one counts. */
+  /** Never throws. The last one counts. */
   save(cursor: bigint): Promise<void>;
   /** After the last write to the disk. `cursor`: absent when it is not known. */
   close(cursor: bigint | undefined): Promise<void>;
@@ -70,7 +70,6 @@ export async function openNodeState(options: NodeStateOptions): Promise<NodeStat
     id,
     ...(first === undefined ? {} : { cursor: first }),
     async save(cursor) {
-      if (newest !== undefined && cursor <= newest) return;
       newest = cursor;
       await write(false);
     },

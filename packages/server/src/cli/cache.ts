@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import { LpsError, parseKey } from '@large-payload/core';
 import type { Command } from 'commander';
 import type { CacheNodeConfig } from '../cache/cache-service.js';
-import { formatBytes, formatDuration } from '../config/kinds.js';
+import { formatDuration } from '../config/kinds.js';
 import { configInvalid, loadConfig } from '../config/load.js';
 import type { Setting } from '../config/settings.js';
 import { createLogger } from '../logging.js';
@@ -10,7 +10,7 @@ import type { CacheStatus } from '../openapi/cache.js';
 import { addServiceUrl, serviceClient } from './service-client.js';
 import { addSettings, givenSettings } from './setting-options.js';
 import { stopSignal } from './stop-signal.js';
-import { escapeControls, type Terminal } from './terminal.js';
+import { escapeControls, roughBytes, type Terminal } from './terminal.js';
 
 const mib = 1024 * 1024;
 
@@ -118,16 +118,16 @@ function linesOf({ upstream, id, name, lease, maxStalenessMs, memory, disk, serv
     [
       'lease',
       lease.isFresh
-        ? `fresh, ends in ${formatDuration(Math.round(lease.endsInMs))} of ${formatDuration(maxStalenessMs)}`
+        ? `fresh, ends in ${formatDuration(Math.round(lease.endsInMs / 1000) * 1000)} of ${formatDuration(maxStalenessMs)}`
         : `none: each read is revalidated${lease.problem === undefined ? '' : ` (${escapeControls(lease.problem)})`}`,
     ],
     ['events', `up to ${lease.cursor}; ${lease.applied} applied, everything forgotten ${lease.cleared} times`],
-    ['memory', `${memory.blobs} blobs, ${formatBytes(memory.bytes)}`],
-    ['disk', `${disk.blobs} blobs, ${formatBytes(disk.bytes)}`],
+    ['memory', `${memory.blobs} blobs, ${roughBytes(memory.bytes)}`],
+    ['disk', `${disk.blobs} blobs, ${roughBytes(disk.bytes)}`],
     ['reads', `${blobs}: ${ratio}`],
     ...Object.entries(served).map(([from, one]): [string, string] => [
       `  ${from}`,
-      `${one.blobs} blobs, ${formatBytes(one.bytes)}`,
+      `${one.blobs} blobs, ${roughBytes(one.bytes)}`,
     ]),
     ['uses told', `${touches.forwarded}, ${touches.waiting} waiting`],
   ];

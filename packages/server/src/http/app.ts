@@ -22,6 +22,7 @@ import type { Metrics } from '../metrics.js';
 import type { RunningReads } from '../nodes/running-reads.js';
 import { describedRoutes, openapiDocument } from '../openapi/document.js';
 import { registerAccess } from '../routes/access.js';
+import { type CacheNode, registerCache } from '../routes/cache.js';
 import { type CodecRoutesOptions, registerCodec } from '../routes/codec.js';
 import { type NodesOptions, registerNodes } from '../routes/nodes.js';
 import { type OperationsOptions, registerOperations } from '../routes/operations.js';
@@ -69,6 +70,10 @@ export interface AppOptions {
   readonly reads?: RunningReads | undefined;
   /** The newest event that was applied here; `undefined` while that may be old. */
   readonly asOf?: (() => bigint | undefined) | undefined;
+  /** Serves `/v3/cache`: this is a cache node. */
+  readonly cacheNode?: CacheNode | undefined;
+  /** What a route that is not there is answered with. */
+  readonly notFound?: (() => LpsError) | undefined;
   /** Serves `/v3/touches`. */
   readonly catalog?: Pick<Catalog, 'lookupMany' | 'touch'> | undefined;
   /** Serves `/v3/nodes` and `/v3/events`. */
@@ -141,7 +146,7 @@ export function createApp(options: AppOptions): App {
   if (options.audit !== undefined) registerAudit(app, options.audit);
   app.setErrorHandler(sendProblem);
   app.setNotFoundHandler((request, reply) =>
-    sendProblem(new LpsError('ROUTE_NOT_FOUND', 'there is no such route'), request, reply),
+    sendProblem(options.notFound?.() ?? new LpsError('ROUTE_NOT_FOUND', 'there is no such route'), request, reply),
   );
   const refuseOtherMethods = collectRoutes(app);
   const described = describedRoutes(app);
@@ -154,6 +159,7 @@ export function createApp(options: AppOptions): App {
   });
   registerUploads(app, transfers, options.direct?.uploads);
   registerAccess(app);
+  if (options.cacheNode !== undefined) registerCache(app, options.cacheNode);
   if (options.catalog !== undefined) registerTouches(app, options.catalog);
   if (options.workflows !== undefined) registerWorkflows(app, options.workflows);
   if (options.nodes !== undefined) registerNodes(app, options.nodes);

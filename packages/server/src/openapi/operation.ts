@@ -41,6 +41,7 @@ export const tags = {
   blobs: 'Blobs by their keys.',
   uploads: 'Uploads whose bytes go to the bucket, past the service.',
   access: 'What a credential allows.',
+  cache: 'A cache node, for whoever runs it.',
   pins: 'Blobs that are kept, whether a workflow holds them or not.',
   takedowns: 'Erasure on request.',
   nodes: 'Replicas and cache nodes: who may answer reads from what it keeps.',
