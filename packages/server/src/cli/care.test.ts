@@ -1,8 +1,11 @@
 /** The commands of scrub.ts and catalog.ts, as they are called; what they do is shown in test/scrub.test.ts and test/reconcile.test.ts. */
-import { readdir, readFile } from 'node:fs/promises';
+import { randomUUID } from 'node:crypto';
+import { readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { gunzipSync } from 'node:zlib';
+import { digestOf, openFileStore, parseKey } from '@large-payload/core';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { objectsOf } from '../takedown/takedown-object.js';
 import { openWorkplace, type Workplace } from './lps-fixture.js';
 
 let place: Workplace;
@@ -56,6 +59,33 @@ describe('on a directory with blobs', () => {
     expect(lines(gunzipSync(await readFile(join(place.dir, 'backup.gz'))).toString())).toEqual(lines(plain.out));
     expect(lines(plain.out)).toHaveLength(2);
     expect((await readdir(place.dir)).sort()).toEqual(['backup.gz', 'data', 'file-1', 'file-2']);
+  });
+
+  it('an import of an old export knows what was taken down since, from the store', async () => {
+    const key = (await place.lps(['put', await place.file('three'), '--namespace', 'orders', ...site()])).out.trim();
+    await place.lps(['catalog', 'reconcile', ...site()]);
+    await place.lps(['catalog', 'export', '-o', 'old.gz', ...site()]);
+    const store = await openFileStore({ dir: join(place.dir, 'data', 'store') });
+    const [object] = objectsOf({
+      ...{ id: randomUUID(), namespace: 'orders', selector: { namespace: 'orders', key }, withSameDigest: false },
+      ...{ isBlocking: false, reason: 'asked for', requestedBy: 'ann', blocks: [] },
+      ...{ requestedAt: new Date().toISOString(), acceptedAt: new Date().toISOString() },
+      names: [{ key, physicalKey: key, digest: parseKey(key).digest, size: 5 }],
+    });
+    const { name, bytes } = object ?? { name: '', bytes: Buffer.alloc(0) };
+    await store.put(name, bytes, { digest: digestOf(bytes), size: bytes.length });
+    await rm(join(place.dir, 'data', 'postgres'), { recursive: true });
+
+    const imported = await place.lps(['catalog', 'import', 'old.gz', ...site()]);
+    expect(imported).toMatchObject({ code: 0, out: '' });
+    expect(imported.err).toContain('lps: 1 takedown read from the store\n');
+    const reconciled = await place.lps(['catalog', 'reconcile', ...site()]);
+    expect(reconciled).toMatchObject({ code: 0, err: '' });
+    expect(reconciled.out).toContain(`it was taken down       ${key}\n`);
+    expect(reconciled.out).toMatch(/\n1 takedown in the store\n1 deleted again: they were taken down\n/);
+    expect(await store.head(key)).toBeUndefined();
+    await store.close?.();
+    await rm(join(place.dir, 'old.gz'));
   });
 
   it('a file that cannot be written or read is named, and nothing is left of it', async () => {
