@@ -5,7 +5,7 @@
 import { once } from 'node:events';
 import net from 'node:net';
 import { DeleteObjectCommand, type S3Client } from '@aws-sdk/client-s3';
-import { describeWith, openS3Client, startVersitygw } from '@large-payload/test-components';
+import { describeWith, openS3Client, startVersitygw, tempDir } from '@large-payload/test-components';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { type Database, openDatabase } from '../packages/server/src/catalog/database.ts';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../packages/server/src/catalog/embedded-postgres.ts';
@@ -32,8 +32,8 @@ describeWith(describe, 'leases on reading, of two replicas on one bucket', s3, (
   let [near, far]: RunningService[] = [];
   const cleanUps: (() => unknown)[] = [];
 
-  const startOn = (url: string): Promise<RunningService> =>
-    startService({ store: s3, env: { LPS_DATABASE_URL: url }, args: [...args, ...large] });
+  const startOn = (url: string, caches = large): Promise<RunningService> =>
+    startService({ store: s3, env: { LPS_DATABASE_URL: url }, args: [...args, ...caches] });
 
   beforeAll(async () => {
     postgres = await startEmbeddedPostgres({ throwAway: true, maxConnections: 120 });
@@ -177,6 +177,28 @@ describeWith(describe, 'leases on reading, of two replicas on one bucket', s3, (
     await third.stop();
     const { leaseUntil, renewedAt } = (await ofThird()) ?? {};
     expect(Number(leaseUntil) - Number(renewedAt)).toBeLessThan(leaseMs);
+  });
+
+  it('leave what is on a disk to the next process, but for what happened meanwhile', async () => {
+    const onDisk = ['--cache-memory-bytes', '0', '--cache-disk-bytes', '1GiB', '--cache-dir', tempDir('kept')];
+    const restarted = async (): Promise<RunningService> => {
+      const service = await startOn(postgres.url, onDisk);
+      cleanUps.push(() => service.stop());
+      await untilFresh(service);
+      return service;
+    };
+    const [blob, deleted] = [newBlob(50_000), newBlob(50_000)];
+    const first = await restarted();
+    for (const one of [blob, deleted]) {
+      expect((await put(first.port, one)).status).toBe(201);
+      expect(await read(first.port, sized(one))).toEqual(rightRead);
+    }
+    await first.stop();
+    for (const one of [blob, deleted]) await takeOut(one);
+    await tell('delete', deleted);
+    const second = await restarted();
+    expect(await read(second.port, sized(blob))).toEqual(rightRead);
+    expect((await read(second.port, sized(deleted))).status).toBe(404);
   });
 
   it('are as long everywhere: another time is refused while one is held', async () => {

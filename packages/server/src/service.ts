@@ -8,10 +8,19 @@
  */
 import { mkdir } from 'node:fs/promises';
 import type { Server as TlsServer } from 'node:https';
-import { type BlobStore, type CachedStore, cached, isLpsError, LpsError, observed } from '@large-payload/core';
+import {
+  type BlobStore,
+  type CachedStore,
+  cached,
+  isLpsError,
+  LpsError,
+  observed,
+  passThrough,
+} from '@large-payload/core';
 import type { Logger } from 'pino';
 import { openAccessControl } from './auth/access-control.js';
 import { claimStore } from './bucket-owner.js';
+import { type NodeState, openNodeState } from './cache/node-state.js';
 import type { Catalog } from './catalog/catalog.js';
 import { openDatabase as openPool } from './catalog/database.js';
 import { startEmbeddedPostgres } from './catalog/embedded-postgres.js';
@@ -96,8 +105,9 @@ async function start(
     readLease: () => node.state(),
   });
   const cache = await withCache(store, config, metrics, logger);
+  closing.push(async () => cache?.close?.());
   const kept = cache === undefined ? store : whileFresh(cache, store, isFresh);
-  node.hold(catalog, cache);
+  node.hold(catalog, cache, await diskStateOf(config, catalog, logger));
   const owned = await claim(kept, catalog, logger, closing);
   const alarms = alarmsOf(metrics, logger);
   const readable = withCatalog(guarded(kept, owned), store, catalog, config, alarms);
@@ -283,11 +293,21 @@ async function withCache(
 ): Promise<CachedStore | undefined> {
   if (config.cacheMemoryBytes === 0 && config.cacheDiskBytes === 0) return undefined;
   const { cacheDir: dir, cacheDiskBytes: maxBytes } = config;
-  return cached(store, {
+  const below = { ...passThrough(store), close: async () => undefined }; // the cache is closed by itself, before the store
+  return cached(below, {
     memory: { maxBytes: config.cacheMemoryBytes },
     ...(maxBytes > 0 ? { disk: { dir, maxBytes } } : {}),
     onLookup: (result) => metrics.cacheLookup(result),
     onError: (error) => logger.warn({ err: error }, 'the disk cache failed'),
+  });
+}
+
+/** What the disk cache has seen of the events, from one run to the next. */
+async function diskStateOf(config: Config, catalog: Catalog, logger: Logger): Promise<NodeState | undefined> {
+  if (config.cacheDiskBytes === 0) return undefined;
+  return openNodeState({
+    ...{ dir: config.cacheDir, upstream: `catalog ${catalog.id}` },
+    onError: (error) => logger.warn({ err: error }, 'the disk cache is forgotten at the next start'),
   });
 }
 

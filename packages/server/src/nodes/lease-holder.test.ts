@@ -226,8 +226,9 @@ describe('the holder of leases on reading', () => {
     await here.holder.close();
   });
 
-  it('tells of a source that fails, and of its answers again', async () => {
+  it('tells of a source that fails, of its answers again, and of the first cursor', async () => {
     const told: unknown[] = [];
+    const cursors: bigint[] = [];
     let fails = true;
     let heard = (): void => undefined;
     const answered = new Promise<void>((resolve) => {
@@ -244,6 +245,7 @@ describe('the holder of leases on reading', () => {
       },
       keeper: { forget: () => undefined, clear: () => undefined },
       leaseMs,
+      onCursor: (cursor) => cursors.push(cursor),
       onProblem(problem) {
         told.push(problem);
         fails = false;
@@ -253,6 +255,7 @@ describe('the holder of leases on reading', () => {
     await answered;
     expect(told).toEqual([expect.objectContaining({ message: 'away' }), undefined]);
     expect(holder.state().problem).toBeUndefined();
+    expect(cursors).toEqual([0n]); // where nothing has ever happened, too
     await holder.close();
   });
 });

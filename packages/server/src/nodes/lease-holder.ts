@@ -66,7 +66,7 @@ export interface LeaseHolderOptions {
    * the first lease is believed in.
    */
   readonly cursor?: bigint;
-  /** Told of the cursor when it has moved. */
+  /** Told of the cursor when it is known, and when it has moved. */
   readonly onCursor?: (cursor: bigint) => void;
   /** Told when the source fails after it had answered, and when it answers again (`undefined`). */
   readonly onProblem?: (error: unknown) => void;
@@ -170,6 +170,7 @@ class Holder implements LeaseHolder {
   async #renew(): Promise<boolean> {
     const { source } = this.#options;
     const before = this.#lease.cursor;
+    const wasKnown = this.#isCursorKnown;
     const sentAt = this.#clock();
     const granted = await this.#call((signal) => source.grant(before, signal));
     if (!(granted.leaseMs > 0)) throw new LpsError('INTERNAL', 'a lease on reading without any time');
@@ -179,7 +180,7 @@ class Holder implements LeaseHolder {
     while (this.#lease.cursor < granted.newest) await this.#applyPage(granted.newest);
     this.#lease.granted(sentAt, granted);
     const hasMoved = this.#lease.cursor !== before;
-    if (hasMoved) this.#options.onCursor?.(this.#lease.cursor);
+    if (hasMoved || !wasKnown) this.#options.onCursor?.(this.#lease.cursor);
     return hasMoved;
   }
 

@@ -8,6 +8,7 @@ import { randomUUID } from 'node:crypto';
 import { hostname } from 'node:os';
 import type { BlobStore, CachedStore } from '@large-payload/core';
 import type { Logger } from 'pino';
+import type { NodeState } from '../cache/node-state.js';
 import type { Catalog } from '../catalog/catalog.js';
 import { openDatabase } from '../catalog/database.js';
 import { listenForRowEvents } from '../catalog/row-events.js';
@@ -40,8 +41,12 @@ export interface ReplicaNode {
   state(): LeaseState;
   /** The newest event that was applied here; `undefined` while that may be old. */
   asOf(): bigint | undefined;
-  /** From now on leases are held; until then nothing is fresh. `cache`: where blobs are kept, if anywhere. */
-  hold(catalog: Catalog, cache: CachedStore | undefined): void;
+  /**
+   * From now on leases are held; until then nothing is fresh. `cache`: where blobs are kept, if anywhere. `disk`: what its files
+   * have seen of the events; without it they are forgotten first.
+   */
+  hold(catalog: Catalog, cache: CachedStore | undefined, disk: NodeState | undefined): void;
+  /** After the last write to the cache. */
   close(): Promise<void>;
 }
 
@@ -51,6 +56,8 @@ const pruneEveryMs = 60_000;
 const prunedAtOnce = 20_000;
 /** A node that was away for longer forgets everything. */
 const eventsKeptMs = 24 * 3_600_000;
+
+const saveLaterMs = 1000;
 
 const nobody: LeaseState = { isFresh: false, endsInMs: 0, cursor: 0n, applied: 0, cleared: 0 };
 
@@ -70,6 +77,7 @@ export async function openReplicaNode(options: ReplicaNodeOptions): Promise<Repl
     throw error;
   }
   let holder: LeaseHolder | undefined;
+  let saved = async (): Promise<void> => undefined;
   const reads = new RunningReads({ leaseMs, endsAt: () => holder?.endsAt() ?? never });
   const feed = new EventFeed({ leases, leaseMs });
   const hear = (): void => {
@@ -90,8 +98,12 @@ export async function openReplicaNode(options: ReplicaNodeOptions): Promise<Repl
     },
     state: () => holder?.state() ?? nobody,
     asOf: () => (holder?.isFresh() ? holder.state().cursor : undefined),
-    hold(catalog, cache) {
+    hold(catalog, cache, disk) {
+      const place = new SavedCursor(disk);
+      saved = () => place.close();
       holder = holdReadLease({
+        ...(disk?.cursor === undefined ? {} : { cursor: disk.cursor }),
+        onCursor: (cursor) => place.moved(cursor),
         source: sourceOf(leases),
         keeper: keeperOf(catalog, cache, reads),
         leaseMs,
@@ -105,9 +117,34 @@ export async function openReplicaNode(options: ReplicaNodeOptions): Promise<Repl
       feed.close();
       await listener.close();
       await holder?.close();
+      await saved();
       await database.close();
     },
   };
+}
+
+/** Written a little later: then the files that an event names are gone, and many events are one write. */
+class SavedCursor {
+  #cursor: bigint | undefined;
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(readonly disk: NodeState | undefined) {
+    this.#cursor = disk?.cursor;
+  }
+
+  moved(cursor: bigint): void {
+    this.#cursor = cursor;
+    if (this.disk === undefined) return;
+    this.#timer ??= setTimeout(() => {
+      this.#timer = undefined;
+      void this.disk?.save(this.#cursor ?? cursor);
+    }, saveLaterMs).unref();
+  }
+
+  async close(): Promise<void> {
+    clearTimeout(this.#timer);
+    await this.disk?.close(this.#cursor);
+  }
 }
 
 /** Leases from Postgres itself. */
