@@ -1,4 +1,6 @@
 /** JSON over HTTP with a running service, for commands that ask it to do something. */
+import http from 'node:http';
+import https from 'node:https';
 import { isErrorCode, isLpsError, LpsError } from '@large-payload/core';
 import { type Command, Option } from 'commander';
 import { serviceToken, tokenHelp } from './service-token.js';
@@ -28,28 +30,40 @@ export function serviceClient(command: Command, terminal: Terminal): ServiceClie
   const url = checkedUrl(text, givenBy);
   const token = serviceToken(terminal);
   const send = async (method: string, path: string, body?: unknown): Promise<string> => {
-    const headers = {
-      ...(token === undefined ? {} : { authorization: `Bearer ${token}` }),
-      ...(body === undefined ? {} : { 'content-type': 'application/json' }),
-    };
-    const init = {
-      method,
-      headers,
-      signal: terminal.signal,
-      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
-    };
-    const answer = await fetch(`${url}${path}`, init).catch((cause: unknown) => {
+    const headers = token === undefined ? {} : { authorization: `Bearer ${token}` };
+    const text = body === undefined ? undefined : JSON.stringify(body);
+    const answer = await exchange(`${url}${path}`, method, headers, text, terminal.signal).catch((cause: unknown) => {
       if (terminal.signal.aborted) throw new LpsError('ABORTED', 'stopped', { cause });
       throw unreachable(url, new LpsError('SERVICE_UNREACHABLE', 'no connection', { cause }));
     });
-    const content = await answer.text();
-    if (answer.ok) return content;
-    throw problemOf(answer.status, content);
+    if (answer.status >= 200 && answer.status < 300) return answer.text;
+    throw problemOf(answer.status, answer.text);
   };
   return {
     ask: async <T>(method: string, path: string, body?: unknown) => parsed(await send(method, path, body)) as T,
     text: (path) => send('GET', path),
   };
+}
+
+/** Without a limit of time, which `fetch` has: a service may list a bucket before it answers. */
+async function exchange(
+  url: string,
+  method: string,
+  headers: Record<string, string>,
+  body: string | undefined,
+  signal: AbortSignal,
+): Promise<{ readonly status: number; readonly text: string }> {
+  const { request } = url.startsWith('https:') ? https : http;
+  const content =
+    body === undefined ? {} : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) };
+  const answer = await new Promise<http.IncomingMessage>((resolve, reject) => {
+    request(url, { method, headers: { ...headers, ...content }, signal }, resolve)
+      .once('error', reject)
+      .end(body);
+  });
+  const parts: Buffer[] = [];
+  for await (const part of answer) parts.push(part as Buffer);
+  return { status: answer.statusCode ?? 0, text: Buffer.concat(parts).toString('utf8') };
 }
 
 function parsed(text: string): unknown {

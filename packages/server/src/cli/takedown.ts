@@ -205,7 +205,7 @@ function addList(takedown: Command, terminal: Terminal): void {
     .command('list')
     .summary('List takedowns, the newest first.')
     .description('List takedowns, the newest first: id, when, state, what was meant, why.')
-    .option('--namespace <name>', 'only those of this namespace; without it, of all that you may administer')
+    .option('--namespace <name>', 'only those of this namespace; without it of all, which needs the right to all')
     .option('--json', 'print one JSON object a line');
   addServiceUrl(command).action(async ({ namespace, json }: { namespace?: string; json?: boolean }) => {
     const service = serviceClient(command, terminal);

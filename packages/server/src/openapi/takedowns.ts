@@ -27,12 +27,10 @@ export const planBodyWords = 'the body must be {"selector":{"namespace":…, and
 
 export const takedownBody = z
   .strictObject({
-    id: uuid
-      .optional()
-      .meta({
-        description: 'Of the caller’s choice: the same request again is the same takedown.',
-        examples: [exampleId],
-      }),
+    id: uuid.optional().meta({
+      description: 'Of the caller’s choice: the same request again is the same takedown.',
+      examples: [exampleId],
+    }),
     selector,
     reason: z.string().min(1).max(maxReasonLength).describe('Stands in the receipt.'),
     withSameDigest: z

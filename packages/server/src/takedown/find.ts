@@ -10,6 +10,7 @@
  */
 import { type BlobKey, type BlobStore, type Digest, isLpsError, parseKey, parseObjectName } from '@large-payload/core';
 import type { BlobState } from '../catalog/catalog.js';
+import { maxBlobs, tooMany } from './acceptance.js';
 import type { HeldBlobs } from './held-blobs.js';
 import { listedUnder, namesMatch, type Selector } from './selector.js';
 import {
@@ -17,11 +18,9 @@ import {
   type ErasedName,
   keyOfName,
   type MeantBlob,
-  maxBlobs,
   type Place,
   type TakedownCatalog,
   type TakedownRequest,
-  tooMany,
 } from './takedown-catalog.js';
 
 /** What of each is named; all of it is counted. */
