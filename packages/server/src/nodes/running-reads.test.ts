@@ -2,7 +2,7 @@
 import { once } from 'node:events';
 import net from 'node:net';
 import { Readable } from 'node:stream';
-import { type BlobStore, digestOf, keyFor, memoryStore, type StoredBlob } from '@large-payload/core';
+import { type BlobStore, digestOf, keyFor, memoryStore, readAll, type StoredBlob } from '@large-payload/core';
 import fc from 'fast-check';
 import { afterEach, describe, expect, it } from 'vitest';
 import type { Moment } from '../catalog/row-cache.js';
@@ -154,7 +154,7 @@ describe('a store whose reads can be cut', () => {
     reads.cut([eventOf('delete')]);
     await expect(once(cut, 'end')).rejects.toMatchObject({ code: 'TRY_AGAIN' });
     const whole = reads.over(storeOf(async () => ({ info: { key, size: 9 }, body: Readable.from([bytes]) })));
-    for await (const _ of (await whole.get(key))?.body as Readable);
+    await readAll((await whole.get(key))?.body as Readable, bytes.length);
     expect(await reads.over(memoryStore()).get(key)).toBeUndefined();
     expect(reads.count).toBe(0);
   });
@@ -220,6 +220,24 @@ describe('an answer that is cut', () => {
     const client = await slowly(path, 'bytes=1-');
     reads.cutAll();
     expect((await client.go()).error).toMatchObject({ code: 'ECONNRESET' });
+  });
+
+  it('ends before the next byte when the machine has slept', async () => {
+    let asleepMs = 0;
+    const body = new Readable({ read() {} });
+    body.push(bytes.subarray(0, 1000));
+    const clock = () => ({ steadyMs: 0, wallMs: asleepMs });
+    reads = new RunningReads({ leaseMs, endsAt: () => ({ steadyMs: 0, wallMs: 0 }), clock });
+    reads.tick = () => undefined; // nobody has looked yet
+    app = await startApp({
+      store: { ...memoryStore(), get: async () => ({ info: { key, size: 2000 }, body }) },
+      reads,
+    });
+    const client = await slowly(path);
+    asleepMs = leaseMs;
+    body.push(bytes.subarray(0, 1000));
+    const { bytes: received, error } = await client.go();
+    expect([received < 2000, error]).toMatchObject([true, { code: 'ECONNRESET' }]);
   });
 
   it('is a plain error when no byte of it is out', async () => {
