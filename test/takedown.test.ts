@@ -303,6 +303,11 @@ describeWith(describe, 'a takedown', s3, (s3) => {
       err: expect.stringMatching(/not right/),
     });
     expect((await lps('status', randomUUID())).err).toMatch(/TAKEDOWN_NOT_FOUND/);
+    expect(await lps('plan')).toMatchObject({ code: 2, err: expect.stringMatching(/say where: --namespace/) });
+    const nothing = await lps('plan', '--namespace', namespace);
+    expect(nothing).toMatchObject({ code: 2, err: expect.stringMatching(/say which blobs: key, digest/) });
+    const unblocked = await lps('unblock', '--namespace', namespace, '--digest', blob?.digest ?? '');
+    expect(unblocked).toMatchObject({ code: 2, err: expect.stringMatching(/nothing blocks these bytes/) });
   });
 
   describe('killed when', () => {
@@ -357,6 +362,35 @@ describeWith(describe, 'a takedown', s3, (s3) => {
     const { writeS3Object } = await import('./support/places.ts');
     await writeS3Object(s3, s3.bucket, blob.key, blob.bytes);
   };
+
+  it('waits for the URL of an upload past the service, and erases what came by it', async () => {
+    await service.kill();
+    await start(['--takedown-key', keyPath, '--direct-lifetime', '10s']);
+    const namespace = randomUUID();
+    const blob = newBlob(namespace);
+    const body = Buffer.from(JSON.stringify({ key: blob.key, size: blob.bytes.length }));
+    const headers = { 'content-type': 'application/json' };
+    const begin = async () => {
+      const { text } = await request(port(), '/v3/uploads', { method: 'POST', headers, body });
+      const offer = JSON.parse(text);
+      return offer.outcome === 'direct' ? offer : undefined; // durable work begins in the background
+    };
+    const offer = await until('a URL', begin);
+    const id = await takeDown(port(), { selector: { namespace, key: blob.key } });
+    const erased = async () => {
+      const seen = await takedown(port(), id);
+      return seen.erased === 1 && /URLs/.test(seen.problem ?? '') ? true : undefined;
+    };
+    await until('the first erasure', erased);
+    const { url, method, headers: signed } = offer.request;
+    const sent = await fetch(url, { method, headers: signed, body: new Uint8Array(blob.bytes) });
+    expect([sent.status, objectsIn(s3).has(blob.key)]).toEqual([200, true]);
+    const completed = await request(port(), `/v3/uploads/${offer.uploadId}/complete`, { method: 'POST' });
+    expect(completed.status).toBeGreaterThanOrEqual(400);
+    expect((await takedown(port(), id)).state).toBe('accepted');
+    await untilTakedown(port, id, 'completed');
+    expect([objectsIn(s3).has(blob.key), (await rowsIn(pool)).get(blob.key)?.state]).toEqual([false, 'taken_down']);
+  });
 
   it('is refused where replicas may be on the database and no key is given', async () => {
     await service.kill();
