@@ -2,6 +2,7 @@
 import pg from 'pg';
 import { openDatabase } from '../../catalog/database.js';
 import { openCatalog } from '../../catalog/postgres-catalog.js';
+import { openTakedownCatalog, type TakedownCatalog } from '../../takedown/takedown-catalog.js';
 import { memoryLifecycle } from '../catalog/memory-lifecycle.js';
 import type { MemoryModel } from '../catalog/memory-model.js';
 import { postgresLifecycle } from '../catalog/postgres-lifecycle.js';
@@ -21,7 +22,11 @@ export async function openMemory(
 export async function openPostgres(
   url: string,
   graceMs: number,
-): Promise<{ readonly openCatalog: (now: () => number) => Promise<SimCatalog>; close(): Promise<void> }> {
+): Promise<{
+  readonly openCatalog: (now: () => number) => Promise<SimCatalog>;
+  readonly takedowns: TakedownCatalog;
+  close(): Promise<void>;
+}> {
   const schema = 'simulation';
   await (await openCatalog({ url, schema, graceMs, cacheEntries: 0 })).close();
   await standStill(url, schema);
@@ -32,8 +37,11 @@ export async function openPostgres(
   const setTime = async (nowMs: number): Promise<void> => {
     await sql.query({ name: 'set', text: 'UPDATE standing.clock SET at = $1', values: [new Date(nowMs)] });
   };
-  const emptied = (await tablesOf(sql, schema)).filter((table) => !kept.includes(table));
+  const tables = (await tablesOf(sql, schema)).filter((table) => !kept.includes(table));
+  // others refer to it
+  const emptied = [...tables.filter((table) => table !== 'takedown'), 'takedown'];
   return {
+    takedowns: openTakedownCatalog({ database, schema }),
     async openCatalog(now) {
       // quicker than TRUNCATE, for so few rows
       await sql.query(`${emptied.map((table) => `DELETE FROM ${schema}.${table}`).join('; ')};
@@ -54,7 +62,7 @@ export async function openPostgres(
 }
 
 /** Tables of one row each, and what is about the schema itself. */
-const kept = ['catalog', 'collection', 'leader', 'migration'];
+const kept = ['catalog', 'collection', 'event_counter', 'leader', 'migration'];
 
 async function tablesOf(sql: pg.Pool | pg.Client, schema: string): Promise<string[]> {
   const { rows } = await sql.query('SELECT tablename FROM pg_tables WHERE schemaname = $1', [schema]);

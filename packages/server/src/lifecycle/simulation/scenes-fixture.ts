@@ -1,6 +1,6 @@
 /**
  * The interleavings that are known to be dangerous, each as a small play in the simulated world (gc.md lists them by these
- * numbers; 18, takedowns, is not among them). The world's oracle looks at every decision meanwhile; a play says what must
+ * numbers; 18, takedowns: takedown-scenes-fixture.ts). The world's oracle looks at every decision meanwhile; a play says what must
  * have become of its blob.
  */
 import { type BlobStore, cached, parseKey } from '@large-payload/core';

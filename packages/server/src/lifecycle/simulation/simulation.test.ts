@@ -1,8 +1,8 @@
 /**
  * The collection in a simulated world, seed by seed. A failure names its seed: LPS_TEST_SEED=n runs that one alone, and
  * LPS_TEST_TRACE=all prints its moves. Rounds that crash, and leaders that follow each other, are in it; so are faults of
- * Temporal, and claims that cannot be decoded. What is not: takedowns (S7), cache nodes, row caches of replicas. 5,000
- * seeds take about three minutes on one core, and 500 on PostgreSQL as long on the other.
+ * Temporal, and claims that cannot be decoded. What is not: takedowns (takedown.test.ts; ../../nodes/s7.test.ts), cache
+ * nodes, row caches of replicas. 5,000 seeds take about three minutes on one core, and 500 on PostgreSQL as long on the other.
  */
 import { describe, expect, it } from 'vitest';
 import { scaled } from '../../../../../test/support/scale.ts';
