@@ -2,8 +2,11 @@
 import { randomUUID } from 'node:crypto';
 import { digestOf, parseKey } from '@large-payload/core';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { openDatabase } from '../catalog/database.js';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../catalog/embedded-postgres.js';
+import { openTakedownCatalog } from '../takedown/takedown-catalog.js';
 import { objectsOf, type TakedownObject } from '../takedown/takedown-object.js';
+import { TakedownSteps } from '../takedown/takedown-steps.js';
 import { newGeneration, openPlace, type Place } from './care-fixture.js';
 import { restoreTakedowns } from './restore-takedowns.js';
 
@@ -233,6 +236,31 @@ describe('an old catalog', () => {
     expect(await table('block')).toEqual([]);
     expect(await table('takedown')).toMatchObject([{ id, state: 'completed' }]);
   });
+});
+
+it('a takedown that was read from the store is proven once more, and means nothing that was uploaded since', async () => {
+  const [key, since] = [await place.object(), await place.object()];
+  const id = await takenDown([key], { selector: { namespace: 'orders', digest: parseKey(since).digest } });
+  await restoreTakedowns(place.store, place.care);
+  const { url, schema } = place.fixture;
+  const database = openDatabase({ url, maxConnections: 2, statementTimeoutMs: 10_000, log: () => undefined });
+  const steps = new TakedownSteps({
+    catalog: openTakedownCatalog({ database, schema }),
+    leases: { unaware: async () => [] },
+    store: place.store,
+    heldBy: () => Promise.reject(new Error('nobody is asked')),
+    outOfReach: async () => [],
+    signingKey: async () => '',
+  });
+  await steps.find(id);
+  await steps.accept(id);
+  expect((await table('takedown_blob')).map(({ physical_key }) => physical_key)).toEqual([key]);
+  await steps.eraseBatch(id, '');
+  expect(await place.store.head(key)).toBeUndefined();
+  expect(await place.store.head(since)).toBeDefined();
+  await place.reconcile();
+  expect((await place.row(since)).state).toBe('live');
+  await database.close();
 });
 
 it('deletes nothing once the store is another catalog’s, if only since a moment ago', async () => {

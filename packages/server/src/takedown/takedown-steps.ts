@@ -55,7 +55,10 @@ export class TakedownSteps {
   /** Finds what only a list of the store, or Temporal, can tell. */
   async find(id: string): Promise<Proof> {
     const { catalog, store, heldBy } = this.#options;
-    const count = await prepareTakedown(await this.#takedown(id), { catalog, store, heldBy });
+    const takedown = await this.#takedown(id);
+    // after a loss of the catalog: what the store has beside its names was uploaded since, and is not meant
+    if (takedown.state !== 'planning') return this.#proof('it was accepted before; its names were read from the store');
+    const count = await prepareTakedown(takedown, { catalog, store, heldBy });
     return this.#proof(`the store was listed: objects that the catalog did not know: ${count}`);
   }
 
