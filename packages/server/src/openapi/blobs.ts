@@ -76,7 +76,7 @@ const blobPage = z
   .meta({ id: 'BlobPage' });
 
 const ofStore: readonly ErrorCode[] = ['STORE_UNAVAILABLE', 'STORE_REFUSED', 'CATALOG_UNAVAILABLE', 'TRY_AGAIN'];
-const absent: readonly ErrorCode[] = ['BLOB_NOT_FOUND', 'BLOB_DAMAGED', 'BLOB_TAKEN_DOWN'];
+const absent: readonly ErrorCode[] = ['BLOB_NOT_FOUND', 'BLOB_DAMAGED', 'BLOB_TAKEN_DOWN', 'BLOB_BLOCKED'];
 
 export const putBlob: Operation = {
   id: 'putBlob',
