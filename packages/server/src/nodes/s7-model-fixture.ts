@@ -25,6 +25,8 @@ export interface Guards {
   readonly waitsForReadsWithoutLease: boolean;
   /** It is deleted until there was nothing to delete. */
   readonly deletesAgain: boolean;
+  /** Also after a later one that found something: somebody without the catalog may have begun to read that. */
+  readonly waitsAfterEachDeletion: boolean;
   readonly appendsEvents: boolean;
   /** A node forgets what an event names. */
   readonly forgets: boolean;
@@ -61,7 +63,7 @@ export const allGuards: Guards = {
   ...{ appendsEvents: true, forgets: true, cutsReads: true, keepsNothingLate: true, countsFromAsking: true },
   ...{ appliesFirst: true, passesCaches: true, revalidates: true, clearsWhenBehind: true },
   ...{ uploadsGiveUp: true, commitsLook: true, keepsOnlyWithCatalog: true, comparesCursors: true },
-  ...{ boundsWhatItCannotKeep: true, boundsReadsWithoutCatalog: true },
+  ...{ waitsAfterEachDeletion: true, boundsWhatItCannotKeep: true, boundsReadsWithoutCatalog: true },
 };
 
 type Generation = string;
@@ -515,7 +517,7 @@ export class S7Model {
     const isLeft = takedown.objects.some((object) => this.#store.has(object));
     if (this.guards.deletesAgain && isLeft) {
       this.#erase(takedown);
-      return;
+      if (this.guards.waitsAfterEachDeletion) return;
     }
     takedown.state = 'completed';
     this.#note(`completed, ${takedown.objects}`);

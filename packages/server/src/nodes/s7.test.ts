@@ -5,7 +5,7 @@
 import { describe, expect, it } from 'vitest';
 import { scaled } from '../../../../test/support/scale.ts';
 import { SeededRandom } from '../lifecycle/simulation/random-fixture.js';
-import { allGuards, type Guards, keys, Leak, leaseMs, S7Model } from './s7-model-fixture.js';
+import { allGuards, type Guards, keys, Leak, leaseMs, S7Model, uploadMs } from './s7-model-fixture.js';
 
 const only = process.env.LPS_TEST_SEED;
 const first = Number(only ?? 1);
@@ -186,6 +186,21 @@ const plays: readonly { name: string; guard?: keyof Guards; play: (guards: Guard
       renew(c1);
       step(() => model.uploadOn(0, 'answer'));
       complete(r1, c1);
+    },
+  },
+  {
+    name: 'an upload writes its object when that was deleted, and a replica without Postgres reads it',
+    guard: 'waitsAfterEachDeletion',
+    play(guards) {
+      const { model, r1, r2, step, complete } = stage(guards);
+      step(() => model.upload(key, r1, r1));
+      step(() => model.takeDown(key));
+      step(() => model.work());
+      r2.isConnected = false;
+      step(() => model.uploadOn(0, 'write'));
+      step(() => model.pass(uploadMs)); // its lease has ended
+      step(() => model.read(r2, r2, key));
+      complete();
     },
   },
   {
