@@ -8,8 +8,11 @@ import { join } from 'node:path';
 import { digestOf, keyFor } from '@large-payload/core';
 import { describeWith, startVersitygw, tempDir } from '@large-payload/test-components';
 import pg from 'pg';
+import { pino } from 'pino';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
+import { type RunningCacheNode, startCacheNode } from '../cache/cache-service.js';
 import { createCodec } from '../codec/pipeline.js';
+import { loadConfig } from '../config/load.js';
 import { type Answer, type RequestOptions, request, startApp, v2Blob } from '../http/testing.js';
 import { type AccessSite, openAccessSite, root } from './access-fixture.js';
 import { type Right, rights } from './principal.js';
@@ -210,6 +213,31 @@ const examples: Record<string, Example> = {
   ...codecExamples('download', 'decode'),
 };
 
+/** Of a cache node, which asks the service who calls. */
+const nodeExamples: Record<string, Example> = {
+  ...Object.fromEntries(
+    Object.entries(examples).filter(([route]) =>
+      /\/(?:healthz|readyz|version|openapi.json|metrics|access|head|get|put)$|\/v3\/(?:blobs|uploads)/.test(route),
+    ),
+  ),
+  'GET /v3/cache': { needs: { right: 'admin', everywhere: true }, request: () => ({ path: '/v3/cache' }) },
+  'POST /v3/cache/purge': {
+    needs: { right: 'admin', everywhere: true },
+    request: () => ({ ...post, path: '/v3/cache/purge', ...json({ all: true }) }),
+  },
+};
+const complete = examples['POST /v3/uploads/:id/complete'];
+// there are none, whoever asks
+if (complete !== undefined) nodeExamples['POST /v3/uploads/:id/complete'] = { ...complete, foreign: 501 };
+const walked: [string, Example, boolean][] = [
+  ...Object.entries(examples).map(([route, example]): [string, Example, boolean] => [route, example, false]),
+  ...Object.entries(nodeExamples).map(([route, example]): [string, Example, boolean] => [
+    `${route} of a cache node`,
+    example,
+    true,
+  ]),
+];
+
 const bucket = await startVersitygw();
 afterAll(() => bucket?.stop());
 
@@ -222,6 +250,7 @@ function writeSigningKey(): string {
 
 describeWith(describe, 'every route', bucket, (bucket) => {
   let site: AccessSite;
+  let node: RunningCacheNode;
   const credentials: Record<string, string> = {};
   /** By right: on the namespace `orders`, and on `other`. */
   const own = {} as Record<Right, string>;
@@ -229,10 +258,16 @@ describeWith(describe, 'every route', bucket, (bucket) => {
   const both = {} as Record<Right, string>;
   const everywhere = {} as Record<Right, string>;
 
-  const ask = (example: Example, namespace: string, authorization?: string, headers = {}): Promise<Answer> => {
+  const askAt = (
+    port: number,
+    example: Example,
+    namespace: string,
+    authorization?: string,
+    headers = {},
+  ): Promise<Answer> => {
     const { path, ...options } = example.request(namespace);
     const given = authorization === undefined ? {} : { authorization };
-    return request(site.port, path, { ...options, headers: { ...options.headers, ...given, ...headers } });
+    return request(port, path, { ...options, headers: { ...options.headers, ...given, ...headers } });
   };
 
   const beginUpload = async (namespace: string): Promise<string | undefined> => {
@@ -290,6 +325,16 @@ describeWith(describe, 'every route', bucket, (bucket) => {
       both[right] = await bearer(site.token({ orders: [right], other: [right] }));
       everywhere[right] = await bearer(site.token({ '*': [right] }));
     }
+    const { config } = loadConfig({
+      env: {
+        LPS_PORT: '0',
+        LPS_AUTH: 'required',
+        LPS_UPSTREAM: site.service.url,
+        LPS_UPSTREAM_TOKEN: await site.token({ '*': ['read', 'write'] }),
+        LPS_V1_NAMESPACE: 'orders',
+      },
+    });
+    node = await startCacheNode({ ...config, upstream: site.service.url }, pino({ level: 'silent' }));
     // durable work starts in the background; until then the service takes uploads itself
     for (const namespace of ['orders', 'other']) {
       uploadIds[namespace] = await vi.waitUntil(() => beginUpload(namespace), { interval: 50, timeout: 20_000 });
@@ -303,6 +348,7 @@ describeWith(describe, 'every route', bucket, (bucket) => {
     }
   });
   afterAll(async () => {
+    await node?.close();
     await site?.close();
     vi.unstubAllEnvs();
   });
@@ -323,8 +369,17 @@ describeWith(describe, 'every route', bucket, (bucket) => {
     expect(routes.filter((route) => !route.startsWith('OPTIONS ')).sort()).toEqual(Object.keys(examples).sort());
   });
 
-  describe.each(Object.entries(examples))('%s', (_route, example) => {
+  it('of a cache node is in the table', async () => {
+    const app = await startApp({ v1: {}, cacheNode: {} as never });
+    const routes = [...app.routes].flatMap(([url, methods]) => [...methods].map((method) => `${method} ${url}`));
+    await app.close();
+    expect(routes.sort()).toEqual(Object.keys(nodeExamples).sort());
+  });
+
+  describe.each(walked)('%s', (_route, example, isOfNode) => {
     const { needs, foreign = 403 } = example;
+    const ask = (...args: [Example, string, string?, object?]): Promise<Answer> =>
+      askAt(isOfNode ? Number(new URL(node.url).port) : site.port, ...args);
     const right = typeof needs === 'object' ? needs.right : 'read';
 
     it('refuses whoever cannot say who he is', async () => {
