@@ -185,7 +185,11 @@ async function openParts(
   const served = Object.fromEntries(
     (['memory', 'disk', 'joined', 'miss'] as const).map((result) => [result, { blobs: 0, bytes: 0 }]),
   ) as Served;
-  const upstream = openHttpStore({ url, ...(token === undefined ? {} : { token }), maxSockets: config.maxConnections });
+  const upstream = openHttpStore({
+    url,
+    ...(token === undefined ? {} : { token }),
+    maxSockets: Math.max(64, config.maxUploads),
+  });
   closing.push(async () => upstream.close?.());
   const touches = new TouchForwarder({
     api,

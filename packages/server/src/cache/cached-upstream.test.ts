@@ -23,6 +23,12 @@ describe('the blobs of a cache node', () => {
     memory = memoryStore();
     [asked, events, touched] = [[], [], []];
     [asOf, isAway, room] = [0n, false, true];
+    node = await open(M);
+    await untilSo(() => node.lease.isFresh());
+  });
+  afterEach(() => node.close());
+
+  function open(maxStalenessMs: number): Promise<CachedUpstream> {
     const upstream: BlobStore = {
       ...memory,
       async get(key, options) {
@@ -35,7 +41,7 @@ describe('the blobs of a cache node', () => {
         return memory.head(key);
       },
     };
-    node = await openCachedUpstream({
+    return openCachedUpstream({
       upstream,
       cache: { memory: { maxBytes: 1e6 } },
       leases: (onEvent) => {
@@ -43,18 +49,16 @@ describe('the blobs of a cache node', () => {
         return {
           async grant() {
             if (isAway) throw new LpsError('SERVICE_UNREACHABLE', 'away');
-            return { newest: BigInt(events.length), leaseMs: M };
+            return { newest: BigInt(events.length), leaseMs: maxStalenessMs };
           },
           events: async (after) => events.slice(Number(after)),
           end: async () => undefined,
         };
       },
-      maxStalenessMs: M,
+      maxStalenessMs,
       touches: { hasRoom: () => room, add: (key) => touched.push(key) },
     });
-    await untilSo(() => node.lease.isFresh());
-  });
-  afterEach(() => node.close());
+  }
 
   async function untilSo(isSo: () => boolean): Promise<void> {
     while (!isSo()) await delay(1);
@@ -118,6 +122,22 @@ describe('the blobs of a cache node', () => {
     room = false;
     expect(await read(key)).toBe(true);
     expect(asked).toEqual(['get', 'head']);
+  });
+
+  it('are asked for upstream, each time, when there is no lease', async () => {
+    await node.close();
+    node = await open(300);
+    await untilSo(() => node.lease.isFresh());
+    const key = await stored();
+    await read(key);
+    isAway = true;
+    await untilSo(() => !node.lease.isFresh());
+    asked.length = 0;
+    expect([await read(key), await read(key)]).toEqual([true, true]);
+    expect(asked).toEqual(['head', 'head']);
+    memory.head = async () => undefined;
+    expect(await read(key)).toBe(false);
+    expect(node.kept().memory.blobs).toBe(0);
   });
 
   it('are dropped when upstream says that they are gone', async () => {
