@@ -56,7 +56,7 @@ export async function sendBody(
     response.on('drain', () => body.resume());
     response.on('close', () => {
       stop();
-      if (response.writableFinished) resolve(bytes);
+      if (isWhole(response)) resolve(bytes);
       else reject(body.errored ?? response.errored ?? new LpsError('ABORTED', 'the client went away'));
       body.destroy();
     });
@@ -72,7 +72,7 @@ function endWith(response: ServerResponse, bytes: Uint8Array, pace: PaceMonitor)
     });
     response.once('close', () => {
       stop();
-      if (response.writableFinished) resolve();
+      if (isWhole(response)) resolve();
       else reject(response.errored ?? new LpsError('ABORTED', 'the client went away'));
     });
     response.end(bytes);
@@ -85,6 +85,11 @@ export function reset(response: ServerResponse, error: LpsError): void {
   const isPlainTcp = socket !== null && !('encrypted' in socket) && socket.remotePort !== undefined;
   if (isPlainTcp) socket.resetAndDestroy();
   response.destroy(error);
+}
+
+/** A response without its socket says that it is finished, also when it was cut. */
+function isWhole(response: ServerResponse): boolean {
+  return response.writableFinished && response.errored === null;
 }
 
 function isCut(read: RunningRead): boolean {

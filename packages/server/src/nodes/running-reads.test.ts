@@ -213,6 +213,7 @@ describe('an answer that is cut', () => {
     expect(received).toBeLessThan(bytes.length);
     expect(error).toMatchObject({ code: 'ECONNRESET' });
     expect(reads.count).toBe(0);
+    expect((await request(app.port, '/metrics')).text).not.toMatch(/^lps_http_sent_bytes_total\{/m);
   });
 
   it('ends a part, too', async () => {
