@@ -511,7 +511,8 @@ describe('an upload whose lease is lost', () => {
     const catalog = Object.assign(await fixture.open(), { renew: renews });
     const layer = catalogued(store, { catalog, renewMs: 1000, leaseMs: 3000, clock, alarms: { raise() {} } });
     const { key, bytes, expected } = sample();
-    await expect(layer.put(key, bytes, expected)).rejects.toMatchObject({ code });
+    const callers = code === 'TRY_AGAIN' ? { signal: new AbortController().signal } : {};
+    await expect(layer.put(key, bytes, expected, callers)).rejects.toMatchObject({ code });
     expect(await fixture.read(parseKey(key))).toBeUndefined();
   });
 });
