@@ -172,6 +172,7 @@ describe('a cache node', () => {
       // a small one is looked at before its first byte goes out; a large one breaks off, and its reader comes again
       if (size === 5000) expect(first).toEqual(rightRead);
       else expect(first.isRight).toBe(false);
+      if (first.isRight) await until('a new file', async () => (await statusOf(quiet)).disk.blobs === 1 || undefined);
       expect(await read(quiet.port, sized(blob))).toEqual(rightRead);
       expect(gets() - before).toBe(1);
       expect(quiet.output()).toContain('the disk cache failed');
