@@ -183,15 +183,13 @@ describeWith(describe, 'leases on reading, of two replicas on one bucket', s3, (
     expect((await read(service.port, sized(blob))).status).toBe(404);
   });
 
-  // again when the machine stood still for longer than a lease lasts
-  it('end at once with a replica that stops', { retry: 2 }, async () => {
+  it('end at once with a replica that stops', async () => {
     const third = await startOn(postgres.url);
     await untilFresh(third);
     const ofThird = async () => (await leases().list()).find(({ name }) => name.endsWith(`:${third.pid}`));
     expect((await ofThird())?.hasLease).toBe(true);
     await third.stop();
-    const { leaseUntil, renewedAt } = (await ofThird()) ?? {};
-    expect(Number(leaseUntil) - Number(renewedAt)).toBeLessThan(leaseMs);
+    expect((await ofThird())?.hasLease).toBe(false);
   });
 
   it('leave what is on a disk to the next process, but for what happened meanwhile', async () => {
