@@ -14,9 +14,17 @@ export interface Cuttable {
   close(): Promise<void>;
 }
 
-/** `target`: where the next connection goes; `undefined`: nowhere, it is refused. */
-export async function startCuttable(target: () => net.NetConnectOpts | undefined): Promise<Cuttable> {
+/**
+ * `target`: where the next connection goes; `undefined`: nowhere, it is refused. `keepAliveMs`: how long the far side keeps
+ * a connection on which nothing moves; without it for ever.
+ */
+export async function startCuttable(
+  target: () => net.NetConnectOpts | undefined,
+  keepAliveMs?: number,
+): Promise<Cuttable> {
   const open = new Set<net.Socket>();
+  const ends = new Set<net.Socket>();
+  let keepAlive: NodeJS.Timeout | undefined;
   let how: Cut | undefined;
   const add = (socket: net.Socket): void => {
     open.add(socket);
@@ -31,7 +39,11 @@ export async function startCuttable(target: () => net.NetConnectOpts | undefined
     const far = net.connect(to);
     add(far);
     near.once('close', () => far.destroy());
-    far.once('close', () => near.destroy());
+    far.once('close', () => {
+      if (how !== 'silent') near.destroy();
+    });
+    ends.add(far);
+    far.once('close', () => ends.delete(far));
     near.pipe(far);
     far.pipe(near);
   });
@@ -49,12 +61,18 @@ export async function startCuttable(target: () => net.NetConnectOpts | undefined
       how = next;
       if (next === 'refused') return destroyAll();
       for (const socket of open) socket.unpipe().pause();
+      if (keepAliveMs === undefined) return;
+      keepAlive = setTimeout(() => {
+        for (const far of ends) far.destroy();
+      }, keepAliveMs);
     },
     heal() {
+      clearTimeout(keepAlive);
       if (how === 'silent') destroyAll();
       how = undefined;
     },
     async close() {
+      clearTimeout(keepAlive);
       destroyAll();
       await new Promise((resolve) => server.close(resolve));
     },

@@ -92,6 +92,9 @@ export async function startTakedownSite({ store, maxStaleness }: SiteOptions): P
   };
 }
 
+/** PostgreSQL lets go of a session, and of its locks, when its client does not answer: as `tcp_keepalives_idle` has it. */
+const keepAliveMs = 2000;
+
 /** One for all replicas. */
 function newKeyFile(): string {
   const file = join(tempDir('takedown-key'), 'key.pem');
@@ -105,7 +108,7 @@ const cacheSizes = ['--cache-memory-bytes', '8MiB', '--cache-disk-bytes', '256Mi
 async function newReplica(number: number, url: string, store: Versitygw, args: string[]): Promise<SiteNode> {
   const { username, port, pathname, searchParams } = new URL(url);
   const path = `${searchParams.get('host')}/.s.PGSQL.${port}`;
-  const network = await startCuttable(() => ({ path }));
+  const network = await startCuttable(() => ({ path }), keepAliveMs);
   const dataDir = tempDir('replica');
   const databaseUrl = `postgresql://${username}@127.0.0.1:${network.port}${pathname}?sslmode=disable`;
   return siteNode(`replica ${number}`, 'replica', network, async () => {
