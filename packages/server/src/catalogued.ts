@@ -34,6 +34,7 @@ import {
 import { type BlobRow, type Catalog, type Lease, takenDown } from './catalog/catalog.js';
 import { hashObject } from './hash-object.js';
 import { whileLeased } from './kept-lease.js';
+import { withoutCatalog } from './nodes/running-reads.js';
 
 /** Told of what an operator must know; `lps_alarms_total` counts them by kind. */
 export interface Alarms {
@@ -327,14 +328,14 @@ class Catalogued {
     }
     const found = await this.#source.get(physicalKey, options);
     if (found === undefined) return undefined;
-    await this.#mayTakeIn(blob, physicalKey).catch((error: unknown) => {
+    const wasAsked = await this.#mayTakeIn(blob, physicalKey).catch((error: unknown) => {
       discard(found.body);
       throw error;
     });
     const { size } = found.info;
     if (isBytes(found.body)) await this.#adoptOrGoOn(blob, physicalKey, size);
     else found.body.once('end', () => void this.#adoptOrGoOn(blob, physicalKey, size));
-    return named(found);
+    return wasAsked ? named(found) : withoutCatalog({ ...found, info: { ...found.info, key } });
   }
 
   async #adopt(blob: BlobKey, physicalKey: string, options: CallOptions): Promise<BlobInfo | undefined> {
@@ -346,12 +347,16 @@ class Catalogued {
     return row && infoOf(row);
   }
 
-  /** Throws BLOB_TAKEN_DOWN, BLOB_BLOCKED; what Postgres cannot say any more is read as if it had been away before. */
-  async #mayTakeIn(blob: BlobKey, physicalKey: string): Promise<void> {
+  /**
+   * Throws BLOB_TAKEN_DOWN, BLOB_BLOCKED. `false`: what Postgres cannot say any more is read as if it had been away before.
+   */
+  async #mayTakeIn(blob: BlobKey, physicalKey: string): Promise<boolean> {
     try {
       await this.#catalog.mayTakeIn(blob, physicalKey);
+      return true;
     } catch (error) {
       if (!isLpsError(error, 'CATALOG_UNAVAILABLE')) throw error;
+      return false;
     }
   }
 
@@ -414,10 +419,10 @@ class Catalogued {
   /** Past every cache: what was taken down meanwhile is gone from the store, and nobody could tell us. */
   async #getWithoutCatalog(key: string, options: GetOptions): Promise<StoredBlob | undefined> {
     const first = await this.#source.get(key, options);
-    if (first !== undefined || !this.#source.can.list) return first;
+    if (first !== undefined || !this.#source.can.list) return first && withoutCatalog(first);
     for await (const info of this.#source.list(`${key}~`)) {
       const found = await this.#source.get(info.key, options);
-      if (found !== undefined) return { body: found.body, info: { ...found.info, key } };
+      if (found !== undefined) return withoutCatalog({ body: found.body, info: { ...found.info, key } });
     }
     return undefined;
   }

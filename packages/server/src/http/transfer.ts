@@ -10,7 +10,7 @@ import {
 } from '@large-payload/core';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Metrics } from '../metrics.js';
-import type { RunningRead, RunningReads } from '../nodes/running-reads.js';
+import { isWithoutCatalog, type RunningRead, type RunningReads } from '../nodes/running-reads.js';
 import type { PaceMonitor } from './pace.js';
 import { blobHeaders, sendBody } from './send-blob.js';
 import { UploadBody } from './upload-body.js';
@@ -94,6 +94,7 @@ export class Transfers {
     try {
       const blob = await this.store.get(key, options);
       if (blob === undefined) throw new LpsError('BLOB_NOT_FOUND', 'blob not found');
+      if (isWithoutCatalog(blob.info)) read?.limit();
       let head: BlobHead;
       try {
         read?.check();

@@ -7,7 +7,7 @@
  * A read begins twice: here as a layer over the store (whoever reads: until the stream ends), and in http/transfer.ts (until
  * the socket has the last byte, whether it came as a stream or in one piece).
  */
-import { type BlobStore, discard, isBytes, LpsError, type StoredBlob } from '@large-payload/core';
+import { type BlobInfo, type BlobStore, discard, isBytes, LpsError, type StoredBlob } from '@large-payload/core';
 import { type Moment, moment } from '../catalog/row-cache.js';
 import type { NodeEvent } from './read-leases.js';
 
@@ -26,6 +26,8 @@ export interface RunningRead {
   onCut(run: (error: LpsError) => void): void;
   /** Throws what it was cut with, if it was; also when its time is over, and nobody has looked yet. */
   check(): void;
+  /** It ends M after its beginning, lease or not: what it reads was not asked of the catalog. */
+  limit(): void;
   /** Its last byte is out, or it failed. */
   end(): void;
 }
@@ -37,12 +39,27 @@ interface Entry {
   readonly beganAt: Moment;
   /** The blob's key without a generation; `undefined`: of blobs that are not known yet. */
   readonly key: string | undefined;
+  isLimited: boolean;
   error: LpsError | undefined;
   again: Again | undefined;
   onCut: ((error: LpsError) => void) | undefined;
 }
 
 const maxTickMs = 1000;
+
+const unasked: unique symbol = Symbol('the catalog was not asked');
+
+/**
+ * Marks what was read while the catalog could not be asked, on a replica whose lease may last: the event that it should have
+ * known of may have been applied before, and will not cut it. Nobody may keep it, nor read it for longer than M.
+ */
+export function withoutCatalog(found: StoredBlob): StoredBlob {
+  return { ...found, info: Object.assign({ ...found.info }, { [unasked]: true }) };
+}
+
+export function isWithoutCatalog(info: BlobInfo): boolean {
+  return unasked in info;
+}
 
 /** As many as there are requests and streams under way. */
 export class RunningReads {
@@ -69,7 +86,7 @@ export class RunningReads {
    */
   begin(key?: string): RunningRead {
     const entry: Entry = {
-      ...{ beganAt: this.#clock(), error: undefined, again: undefined, onCut: undefined },
+      ...{ beganAt: this.#clock(), isLimited: false, error: undefined, again: undefined, onCut: undefined },
       key: key === undefined ? undefined : withoutGeneration(key),
     };
     this.#add(entry);
@@ -81,6 +98,9 @@ export class RunningReads {
       check: () => {
         if (entry.error === undefined && this.#isOver(entry, this.#clock())) this.#cut(entry, tooLong());
         if (entry.error !== undefined) throw entry.error;
+      },
+      limit: () => {
+        entry.isLimited = true;
       },
       end: () => this.#end(entry),
     };
@@ -123,6 +143,7 @@ export class RunningReads {
         let found: StoredBlob | undefined;
         try {
           found = await store.get(key, options);
+          if (found !== undefined && isWithoutCatalog(found.info)) read.limit();
           read.check();
         } catch (error) {
           if (found !== undefined) discard(found.body);
@@ -144,10 +165,10 @@ export class RunningReads {
     };
   }
 
-  #isOver({ beganAt, key }: Entry, now: Moment): boolean {
+  #isOver({ beganAt, key, isLimited }: Entry, now: Moment): boolean {
     const { leaseMs, endsAt } = this.#options;
     const lease = endsAt();
-    const from = key === undefined || beganAt.steadyMs > lease.steadyMs ? beganAt : lease;
+    const from = key === undefined || isLimited || beganAt.steadyMs > lease.steadyMs ? beganAt : lease;
     return now.steadyMs - from.steadyMs >= leaseMs || now.wallMs - from.wallMs >= leaseMs;
   }
 

@@ -13,6 +13,7 @@ import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { bodyOf, queryOf } from '../http/query.js';
 import { etagOf, parseRange } from '../http/send-blob.js';
 import type { Transfers } from '../http/transfer.js';
+import { isWithoutCatalog } from '../nodes/running-reads.js';
 import {
   getBlob,
   getQuery,
@@ -74,24 +75,25 @@ export function registerV3(app: FastifyInstance, transfers: Transfers, options: 
       return reply.code(307).headers(elsewhere.headers).send();
     }
     const asOf = options.asOf?.(); // before the blob is looked up
-    const headers = {
+    const headersOf = (info: BlobInfo): Record<string, string> => ({
       ...(etag === undefined ? {} : { etag }),
-      ...(asOf === undefined ? {} : { 'lps-as-of': String(asOf) }),
+      // a replica may be fresh and unable to look up the row: then it knows of no event
+      ...(asOf === undefined || isWithoutCatalog(info) ? {} : { 'lps-as-of': String(asOf) }),
       'accept-ranges': 'bytes',
-    };
+    });
     const wantsRange = request.headers.range !== undefined && ifRange(request.headers['if-range'], etag);
     const info = wantsRange ? await store.head(key) : undefined;
     const range = info && parseRange(request.raw, info.size);
     if (range === undefined)
-      return transfers.answer(request, reply, { key }, ({ info: { size } }) => ({
+      return transfers.answer(request, reply, { key }, ({ info: found }) => ({
         status: 200,
-        length: size,
-        headers,
+        length: found.size,
+        headers: headersOf(found),
       }));
-    return transfers.answer(request, reply, { key, range }, ({ info: { size } }) => ({
+    return transfers.answer(request, reply, { key, range }, ({ info: found }) => ({
       status: 206,
       length: range.end - range.start + 1,
-      headers: { ...headers, 'content-range': `bytes ${range.start}-${range.end}/${size}` },
+      headers: { ...headersOf(found), 'content-range': `bytes ${range.start}-${range.end}/${found.size}` },
     }));
   });
 
