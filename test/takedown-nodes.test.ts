@@ -38,6 +38,8 @@ describeWith(describe, 'takedowns while nodes are cut off and killed', s3, (s3) 
   let site: TakedownSite;
   let load: SiteLoad;
   let sql: pg.Pool;
+  /** Ends what lasts. */
+  let release = (): void => undefined;
   const all = { checked: 0, notGone: 0, slow: 0, kills: 0, cuts: 0 };
 
   beforeAll(async () => {
@@ -58,6 +60,8 @@ describeWith(describe, 'takedowns while nodes are cut off and killed', s3, (s3) 
       try {
         await run(seed);
       } catch (error) {
+        release();
+        say(`seed ${seed}: ${(error as Error).message}`);
         const said = site.nodes.map((node) => `${node.name}: ${node.output().slice(-600)}`).join('\n');
         throw new Error(`LPS_TEST_SEED=${seed}: ${(error as Error).message}\n${said}`, { cause: error });
       }
@@ -85,7 +89,6 @@ describeWith(describe, 'takedowns while nodes are cut off and killed', s3, (s3) 
     load.isUploading = uploads;
 
     const isBlocking = random.chance(0.5);
-    let release = (): void => undefined;
     const released = new Promise<void>((resolve) => {
       release = resolve;
     });
