@@ -390,6 +390,11 @@ describeWith(describe, 'a takedown', s3, (s3) => {
     expect((await takedown(port(), id)).state).toBe('accepted');
     await untilTakedown(port, id, 'completed');
     expect([objectsIn(s3).has(blob.key), (await rowsIn(pool)).get(blob.key)?.state]).toEqual([false, 'taken_down']);
+    // a replica without Postgres may have begun to read what came: M passes after its deletion as well
+    const { receipt } = await verifyReceipt(await receiptOf(port(), id));
+    const looks = receipt.proof.filter(({ what }) => /nothing is there/.test(what)).map(({ at }) => Date.parse(at));
+    expect(looks).toHaveLength(3);
+    expect((looks[2] ?? 0) - (looks[1] ?? 0)).toBeGreaterThanOrEqual(1000);
   });
 
   it('is refused where replicas may be on the database and no key is given', async () => {

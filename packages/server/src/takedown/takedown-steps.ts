@@ -35,6 +35,13 @@ export interface ErasedBatch {
   readonly at: string;
 }
 
+/** What was found of a part of the objects. */
+export interface StandingBatch {
+  /** Absent at the end. */
+  readonly next?: string;
+  readonly found: number;
+}
+
 /** Not yet. */
 export interface Waiting {
   readonly waitsFor: string;
@@ -106,6 +113,17 @@ export class TakedownSteps {
     const last = batch.length === namesPerBatch ? batch.at(-1) : undefined;
     const at = (await catalog.now()).toISOString();
     return { names: batch.length, at, ...(last === undefined ? {} : { next: last }) };
+  }
+
+  /** Of one batch of its names, how many objects, versions and markers stand there now. */
+  async standing(id: string, after: string): Promise<StandingBatch> {
+    const batch = (await this.#options.catalog.names(id, after, namesPerBatch)).map(({ physicalKey }) => physicalKey);
+    let found = 0;
+    await inSlices(batch, async (name) => {
+      found += await this.#standingAt(name);
+    });
+    const last = batch.length === namesPerBatch ? batch.at(-1) : undefined;
+    return { found, ...(last === undefined ? {} : { next: last }) };
   }
 
   async writersEnded(id: string): Promise<Waiting | Proof> {
