@@ -35,7 +35,7 @@ export interface UpstreamLeases extends LeaseSource {
   close(): void;
 }
 
-const grantedAnswer = z.object({ newest: z.string().regex(/^\d{1,19}$/), leaseMs: z.number().positive() });
+const grantedAnswer = z.object({ newest: z.string().regex(/^\d{1,19}$/), leaseMs: z.number().min(0) });
 const eventData = z.object({ key: z.string().min(1), physicalKey: z.string().min(1) });
 /** Events that were heard of and not applied yet; then the stream is read no further. */
 const maxQueued = 10_000;

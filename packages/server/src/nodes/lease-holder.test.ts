@@ -226,6 +226,38 @@ describe('the holder of leases on reading', () => {
     await here.holder.close();
   });
 
+  it('gets no lease while it lacks an old event, and asks again when it has applied that', async () => {
+    const asked: [bigint, boolean][] = [];
+    const forgotten: bigint[] = [];
+    let heard = (): void => undefined;
+    const granted = new Promise<void>((resolve) => {
+      heard = resolve;
+    });
+    const holder = holdReadLease({
+      source: {
+        grant: async (cursor) => {
+          asked.push([cursor, holder.isFresh()]);
+          return { newest: 2n, leaseMs: cursor < 2n ? 0 : 60_000 };
+        },
+        events: async () => [event(1n), event(2n)],
+        end: async () => undefined,
+      },
+      keeper: { forget: (events) => forgotten.push(...events.map(({ id }) => id)), clear: () => undefined },
+      ...{ leaseMs: 60_000, cursor: 0n },
+      async pause(ms) {
+        if (ms > 1000) heard(); // it has what it wants
+        await (ms > 1000 ? new Promise<void>((resolve) => setTimeout(resolve, 50)) : undefined);
+      },
+    });
+    await granted;
+    expect(asked).toEqual([
+      [0n, false],
+      [2n, false],
+    ]);
+    expect([forgotten, holder.isFresh()]).toEqual([[1n, 2n], true]);
+    await holder.close();
+  });
+
   it('tells of a source that fails, of its answers again, and of the first cursor', async () => {
     const told: unknown[] = [];
     const cursors: bigint[] = [];

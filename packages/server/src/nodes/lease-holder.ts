@@ -173,8 +173,10 @@ class Holder implements LeaseHolder {
     const wasKnown = this.#isCursorKnown;
     const sentAt = this.#clock();
     const granted = await this.#call((signal) => source.grant(before, signal));
-    if (!(granted.leaseMs > 0)) throw new LpsError('INTERNAL', 'a lease on reading without any time');
-    this.#leaseMs = granted.leaseMs;
+    // none for who lacks an old event: it asks again when it has applied that
+    const isLate = granted.leaseMs === 0 && before < granted.newest;
+    if (!(granted.leaseMs > 0) && !isLate) throw new LpsError('INTERNAL', 'a lease on reading without any time');
+    if (!isLate) this.#leaseMs = granted.leaseMs;
     // a cursor ahead of all events is of another catalog, or of this one before a backup was restored
     if (!this.#isCursorKnown || before > granted.newest) this.#restart(granted.newest);
     while (this.#lease.cursor < granted.newest) await this.#applyPage(granted.newest);

@@ -58,6 +58,19 @@ describe('leases on reading, on PostgreSQL', () => {
     expect(await unaware(event)).toEqual([]);
   });
 
+  it('are not prolonged for who asks again and again, and does not apply an event: nobody waits for it for ever', async () => {
+    const { newest } = await leases.grant(a, 0n);
+    expect((await leases.grant(a, newest)).leaseMs).toBe(leaseMs);
+    const event = await append('x', 'y');
+    expect((await leases.grant(a, newest)).leaseMs).toBe(leaseMs);
+    await sql.query(`UPDATE ${schema}.event SET at = at - interval '61 s' WHERE id > $1`, [newest]);
+    await sql.query(`UPDATE ${schema}.node SET lease_until = now() WHERE id = 'a'`); // it was not prolonged for M
+    expect(await leases.grant(a, newest)).toEqual({ newest: event, leaseMs: 0 });
+    expect(await unaware(event)).toEqual([]);
+    expect((await leases.grant(a, event)).leaseMs).toBe(leaseMs);
+    await leases.end('a', 'cache');
+  });
+
   it('give the events in their order, page by page, and say so when some are forgotten', async () => {
     const before = (await leases.grant(a, 0n)).newest;
     const last = await append('1', '2', '3');
@@ -73,6 +86,7 @@ describe('leases on reading, on PostgreSQL', () => {
     await sql.query(`UPDATE ${schema}.event SET at = now() - interval '3 minutes' WHERE id <= $1`, [before + 2n]);
     await leases.prune(0, 1000);
     expect(await leases.events(before, 9)).toBeUndefined();
+    expect((await leases.grant(a, before)).leaseMs).toBe(0);
     expect(await leases.events(before + 1n, 9)).toBeUndefined();
     expect((await leases.events(before + 2n, 9))?.map(({ id }) => id)).toEqual([last]);
   });
@@ -97,10 +111,11 @@ describe('leases on reading, on PostgreSQL', () => {
   });
 
   it('are as long as the installation says, and it says another time only when nobody holds one', async () => {
+    const now = await leases.newest();
     const other = openReadLeases({ database, schema, leaseMs: 2 * leaseMs });
     await leases.agree(false);
     await leases.agree(false);
-    expect((await leases.grant(a, 0n, 1000)).leaseMs).toBe(1000);
+    expect((await leases.grant(a, now, 1000)).leaseMs).toBe(1000);
     await expect(leases.grant(a, 0n, leaseMs + 1)).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
     await expect(other.agree(false)).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
     await expect(other.agree(true)).rejects.toMatchObject({ code: 'CONFIG_INVALID' }); // a cache node's
@@ -108,18 +123,19 @@ describe('leases on reading, on PostgreSQL', () => {
     await leases.end('a', 'cache');
     await leases.grant(b, 0n);
     await other.agree(true);
-    expect((await other.grant(a, 0n)).leaseMs).toBe(2 * leaseMs);
+    expect((await other.grant(a, now)).leaseMs).toBe(2 * leaseMs);
     await other.end('a', 'cache');
     await leases.agree(false);
   });
 
   it('are listed', async () => {
-    const { newest } = await leases.grant(a, 0n);
+    const newest = await append('x');
+    await leases.grant(a, newest - 1n);
     await leases.grant(b, newest);
     await leases.end('b', 'replica');
     expect(await leases.list()).toMatchObject([
       { id: 'b', kind: 'replica', name: 'host 2', hasLease: false, behind: 0, cursor: newest },
-      { id: 'a', hasLease: true, behind: Number(newest) },
+      { id: 'a', hasLease: true, behind: 1 },
     ]);
   });
 
@@ -156,7 +172,8 @@ describe('leases on reading, on PostgreSQL', () => {
 
   it('are seen by whoever commits an event behind them', () =>
     held(async (run, commit) => {
-      const { newest } = await openReadLeases({ database: { ...database, run }, schema, leaseMs }).grant(a, 0n);
+      const before = await leases.newest();
+      const { newest } = await openReadLeases({ database: { ...database, run }, schema, leaseMs }).grant(a, before);
       const appended = append('w');
       await untilOneWaits();
       await commit();

@@ -52,8 +52,9 @@ export interface ReadLeases {
   agree(isAlone: boolean): Promise<void>;
   /**
    * Lets a node serve what it keeps for `leaseMs` from the time when it *sent* its wish, once it has applied every event up to
-   * `newest`. `cursor`: the last one that it has applied. `leaseMs`: less than M, for a node that wants so. Throws
-   * CONFIG_INVALID when that is more than the installation's.
+   * `newest`. `cursor`: the last one that it has applied. `leaseMs`: less than M, for a node that wants so; the answer's is 0
+   * for one that lacks an event older than M: its lease is not prolonged, or whoever waits for it would wait for as long as it
+   * asks. Throws CONFIG_INVALID when it wants more than the installation's.
    */
   grant(node: Node, cursor: bigint, leaseMs?: number): Promise<Granted>;
   /** The number of the newest event. */
@@ -96,11 +97,11 @@ export function openReadLeases({ database, schema, leaseMs }: ReadLeasesOptions)
     },
     async grant({ id, kind, name }, cursor, wantedMs = leaseMs) {
       const grantedMs = Math.min(wantedMs, leaseMs);
-      const [row] = await database.run(sql.grant, [id, kind, name, grantedMs, cursor]);
+      const [row] = await database.run(sql.grant, [id, kind, name, grantedMs, cursor, leaseMs]);
       if (wantedMs > leaseMs || row === undefined) {
         throw new LpsError('CONFIG_INVALID', 'leases on reading are shorter in this installation: see --max-staleness');
       }
-      return { newest: BigInt(row.newest as string), leaseMs: grantedMs };
+      return { newest: BigInt(row.newest as string), leaseMs: row.is_late === true ? 0 : grantedMs };
     },
     async newest() {
       const [row] = await database.run(sql.newest, []);
@@ -166,19 +167,23 @@ function statements(schema: string) {
   const columns = 'id, kind, name, lease_until, cursor';
   return {
     /**
-     * $1 id, $2 kind, $3 name, $4 ms, $5 cursor; one ahead of all events knows none of them. No row for more than M, or for
-     * the id of a node of the other kind. `now()` is from before it waited for the counter: sooner is safe.
+     * $1 id, $2 kind, $3 name, $4 ms, $5 cursor; one ahead of all events knows none of them. $6 M. No row for more than M, or
+     * for the id of a node of the other kind. `now()` is from before it waited for the counter: sooner is safe. Late: it lacks
+     * an event older than M.
      */
     grant: named(
       'grant_read_lease',
-      `WITH counter AS MATERIALIZED (SELECT last, lease_ms FROM ${counter} FOR SHARE)
+      `WITH counter AS MATERIALIZED (SELECT last, lease_ms FROM ${counter} FOR SHARE),
+       late AS MATERIALIZED (SELECT $5::bigint < (SELECT forgotten FROM ${counter}) OR EXISTS (
+         SELECT FROM ${event} WHERE id = $5::bigint + 1 AND at < now() - $6::float8 * interval '1 millisecond'
+       ) AS is_late)
        INSERT INTO ${node} AS n (id, kind, name, lease_until, cursor)
-       SELECT $1, $2, $3, now() + $4::float8 * interval '1 millisecond',
+       SELECT $1, $2, $3, now() + CASE WHEN is_late THEN 0 ELSE $4::float8 END * interval '1 millisecond',
          CASE WHEN $5::bigint <= last THEN $5::bigint ELSE 0 END
-       FROM counter WHERE lease_ms IS NULL OR lease_ms >= $4::float8
+       FROM counter, late WHERE lease_ms IS NULL OR lease_ms >= $4::float8
        ON CONFLICT (id) DO UPDATE SET renewed_at = now(), cursor = excluded.cursor,
          lease_until = greatest(n.lease_until, excluded.lease_until) WHERE n.kind = excluded.kind
-       RETURNING (SELECT last FROM counter) AS newest`,
+       RETURNING (SELECT last FROM counter) AS newest, (SELECT is_late FROM late) AS is_late`,
     ),
     newest: named('newest_event', `SELECT last FROM ${counter}`),
     holdCounter: { text: `SELECT lease_ms FROM ${counter} FOR UPDATE` },

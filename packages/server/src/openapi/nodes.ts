@@ -75,14 +75,14 @@ export const leaseNode: Operation = {
   tag: 'nodes',
   summary: 'Ask for a lease on reading',
   description:
-    'The node may answer reads from what it keeps for `leaseMs` from when it sent this, as soon as it has applied every event up to `newest`. It asks again in time.',
+    'The node may answer reads from what it keeps for `leaseMs` from when it sent this, as soon as it has applied every event up to `newest`. It asks again in time. `leaseMs` is 0 for a node that lacks an old event: it applies what it lacks, and asks again.',
   path: nodePath,
   body: leaseBody,
   answers: {
     200: {
       description: 'The lease.',
       body: z
-        .object({ newest: eventNumber, leaseMs: z.number().positive() })
+        .object({ newest: eventNumber, leaseMs: z.number().min(0) })
         .meta({ id: 'ReadLease', examples: [{ newest: '4711', leaseMs: 60000 }] }),
     },
   },
