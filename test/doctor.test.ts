@@ -310,7 +310,7 @@ describe('Postgres', () => {
 
   it('has too few connections for the pool', async () => {
     const diagnosis = await withDatabase(postgres.url, '--database-pool-size', '500');
-    expectCause(diagnosis, 'postgres.connections', /the service opens 520/, /--database-pool-size/);
+    expectCause(diagnosis, 'postgres.connections', /the service opens 527/, /--database-pool-size/);
   });
 
   it('has the tables of a newer program', async () => {

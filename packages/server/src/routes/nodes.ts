@@ -120,7 +120,13 @@ function textOf(item: FeedItem): string {
 }
 
 async function hasDrained(raw: ServerResponse, withinMs: number): Promise<boolean> {
-  const signal = AbortSignal.timeout(withinMs);
+  const over = new AbortController(); // whoever loses lets go of its listeners
+  const signal = AbortSignal.any([over.signal, AbortSignal.timeout(withinMs)]);
   const [gone, drained] = [once(raw, 'close', { signal }), once(raw, 'drain', { signal })];
-  return Promise.race([gone.then(() => false), drained.then(() => true)]).catch(() => false);
+  try {
+    return !raw.closed && (await Promise.race([gone.then(() => false), drained.then(() => true)]).catch(() => false));
+  } finally {
+    over.abort();
+    await Promise.allSettled([gone, drained]);
+  }
 }
