@@ -42,12 +42,14 @@ export async function startUpstreamProxy(target: string): Promise<UpstreamProxy>
     response.sendDate = false;
     response.writeHead(answer.statusCode ?? 502, answer.headers);
     response.flushHeaders();
+    const gone = new AbortController();
+    response.once('close', () => gone.abort());
     let offset = 0;
     for await (const chunk of answer as AsyncIterable<Buffer>) {
       const changed = isBlob && proxy.onBody !== undefined ? await proxy.onBody(chunk, offset) : chunk;
       offset += chunk.length;
       if (changed === undefined) return void response.destroy();
-      if (!response.write(changed)) await Promise.race([once(response, 'drain'), once(response, 'close')]);
+      if (!response.write(changed)) await once(response, 'drain', { signal: gone.signal });
     }
     response.end();
   }
