@@ -63,7 +63,7 @@ export interface CachedStore extends BlobStore {
   forget(key: string): void;
   /** Forgets everything. */
   clear(): void;
-  /** Until everything that was forgotten so far is gone from the disk. */
+  /** Until everything that was forgotten so far is gone from the disk. Throws when some of it cannot be removed. */
   settled(): Promise<void>;
   /** What is kept now, in bytes and in blobs. */
   kept(): Readonly<Record<'memory' | 'disk', { readonly bytes: number; readonly blobs: number }>>;
@@ -228,7 +228,7 @@ class Cache {
     for (const flight of this.#flights.values()) flight.abort(error);
     for (const { abort, isFound } of this.#openings.values()) if (!isFound) abort.abort(error);
     while (this.#pending.size > 0) await Promise.all(this.#pending);
-    await this.#disk?.settled();
+    await this.#disk?.settled().catch(() => undefined); // it was told when it failed
   }
 
   async #getRange(key: string, options: GetOptions & { readonly range: ByteRange }): Promise<StoredBlob | undefined> {

@@ -59,6 +59,8 @@ export class DiskCache {
   /** Those of them that are about to get their names. */
   readonly #keeping = new Set<Promise<void>>();
   #isClearing = false;
+  /** What could not be removed is taken over by the next process, forgotten or not. */
+  #hasRemains = false;
   #restsUntil = Number.NEGATIVE_INFINITY;
 
   private constructor(options: DiskCacheOptions) {
@@ -148,10 +150,11 @@ export class DiskCache {
     this.#isClearing = false;
   }
 
-  /** Until nothing that was forgotten so far has a name on the disk any more, or will get one. */
+  /** Until nothing that was forgotten so far has a name on the disk any more, or will get one. Throws when some has. */
   async settled(): Promise<void> {
     await Promise.all(this.#keeping);
     await this.#removed();
+    if (this.#hasRemains) throw new Error('a file of the disk cache could not be removed');
   }
 
   async #removed(): Promise<void> {
@@ -208,7 +211,9 @@ export class DiskCache {
   #remove(key: string): void {
     const removal: Promise<void> = unlink(this.#pathOf(key))
       .catch((error: NodeJS.ErrnoException) => {
-        if (error.code !== 'ENOENT') this.#options.onError?.(error);
+        if (error.code === 'ENOENT') return;
+        this.#hasRemains = true;
+        this.#options.onError?.(error);
       })
       .finally(() => {
         if (this.#removing.get(key) === removal) this.#removing.delete(key);

@@ -235,8 +235,8 @@ async function openParts(
   closing.push(async () => {
     await touches.close();
     const { cursor, cleared } = blobs.lease.state();
-    await blobs.close();
-    await state.close(state.cursor === undefined && cleared === 0 ? undefined : cursor);
+    const isGone = await blobs.close();
+    await state.close(!isGone || (state.cursor === undefined && cleared === 0) ? undefined : cursor);
   });
   return { blobs, served, touches };
 }

@@ -26,7 +26,7 @@ describe('the blobs of a cache node', () => {
     node = await open(M);
     await untilSo(() => node.lease.isFresh());
   });
-  afterEach(() => node.close());
+  afterEach(async () => void (await node.close()));
 
   function open(maxStalenessMs: number): Promise<CachedUpstream> {
     const upstream: BlobStore = {

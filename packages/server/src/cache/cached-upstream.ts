@@ -54,8 +54,8 @@ export interface CachedUpstream {
   readonly kept: CachedStore['kept'];
   forget(key: string): void;
   clear(): void;
-  /** Gives the lease back, and lets go of the cache and of upstream. */
-  close(): Promise<void>;
+  /** Gives the lease back, and lets go of the cache and of upstream. Returns whether all that was forgotten is gone. */
+  close(): Promise<boolean>;
 }
 
 /** Throws what the file system does when the cache's directory cannot be used. */
@@ -81,7 +81,11 @@ export async function openCachedUpstream(options: CachedUpstreamOptions): Promis
     leaseMs: maxStalenessMs,
     ...(options.cursor === undefined ? {} : { cursor: options.cursor }),
     onCursor(cursor) {
-      told = told.then(() => cache.settled()).then(() => options.onCursor?.(cursor));
+      // what cannot be removed must be forgotten again by the next process
+      told = told
+        .then(() => cache.settled())
+        .then(() => options.onCursor?.(cursor))
+        .catch(() => undefined);
     },
     ...(options.onProblem === undefined ? {} : { onProblem: options.onProblem }),
   });
@@ -95,6 +99,10 @@ export async function openCachedUpstream(options: CachedUpstreamOptions): Promis
     async close() {
       await lease.close();
       await cache.close?.();
+      return cache.settled().then(
+        () => true,
+        () => false,
+      );
     },
   };
 }
@@ -168,18 +176,20 @@ function withAge(
   maxStalenessMs: number,
 ): { readonly store: BlobStore; mayKeep(info: BlobInfo): boolean } {
   const old = new WeakSet<BlobInfo>();
-  const cutLater = (key: string): void => {
+  const cutLater = (key: string, askedAtMs: number): void => {
     const event: NodeEvent = { id: 0n, kind: 'delete', key, physicalKey: key };
-    setTimeout(() => reads.cut([event]), maxStalenessMs).unref();
+    const leftMs = Math.max(0, askedAtMs + maxStalenessMs - performance.now());
+    setTimeout(() => reads.cut([event]), leftMs).unref();
   };
   const store: BlobStore = {
     ...upstream,
     async get(key, options) {
       const known = cursor();
+      const askedAtMs = performance.now(); // by then upstream may have begun to read
       const found = await upstream.get(key, options);
       if (found !== undefined && (found.info.asOf ?? -1n) < known) {
         old.add(found.info);
-        cutLater(key);
+        cutLater(key, askedAtMs);
       }
       return found;
     },
