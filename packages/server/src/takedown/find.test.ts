@@ -8,6 +8,7 @@ import {
   LpsError,
   memoryStore,
   newGeneration,
+  parseKey,
 } from '@large-payload/core';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import type { Catalog } from '../catalog/catalog.js';
@@ -114,6 +115,30 @@ describe('what is put on record before an acceptance', () => {
       expect(await prepareTakedown(request, options())).toBe(withSameDigest ? 1 : 0);
       expect(keys(await takedowns.names(id, '', 10))).toEqual(withSameDigest ? [formatKey(elsewhere)] : []);
     }
+  });
+
+  it('is what a URL that was given out can still bring, though neither row nor object is there', async () => {
+    const [late, ended, elsewhere] = [named('a/b'), named('a'), named('c')].map(formatKey);
+    const note = (name: string | undefined, seconds: number) =>
+      fixture.sql.query(`INSERT INTO ${fixture.schema}.upload_url VALUES ($1, now() + $2 * interval '1 second')`, [
+        name,
+        seconds,
+      ]);
+    await note(late, 60);
+    await note(ended, -1);
+    await note(elsewhere, 60);
+    const request = {
+      id: randomUUID(),
+      ...{ selector: parseSelector({ namespace, prefix: 'a' }), withSameDigest: false, isBlocking: false },
+      ...{ reason: 'r', requestedBy: 'b' },
+    };
+    await takedowns.request(request);
+    expect(await prepareTakedown(request, options())).toBe(0);
+    expect((await takedowns.names(request.id, '', 9)).map(({ physicalKey }) => physicalKey)).toEqual([late]);
+    await takedowns.accept(request.id);
+    expect((await takedowns.writers(request.id)).urls).toBe(1);
+    // who brings the bytes now finds a row that takes nothing in
+    expect((await catalog.lookup(parseKey(late ?? '')))?.state).toBe('taken_down');
   });
 
   it('is done page by page', async () => {

@@ -105,9 +105,11 @@ export async function prepareTakedown(
       digests.add(parseKey(key).digest);
   }
   let count = await record(id, unknownObjects(selector, held?.digests, options), catalog, digests);
+  await record(id, namesOfUrls(selector, held?.digests, catalog), catalog, digests);
   if (withSameDigest && digests.size > 0) {
     const everywhere: Selector = { namespace: selector.namespace };
     count += await record(id, unknownObjects(everywhere, [...digests], options), catalog, new Set());
+    await record(id, namesOfUrls(everywhere, [...digests], catalog), catalog, new Set());
   }
   return count;
 }
@@ -155,6 +157,28 @@ async function* unknownObjects(
     }
   }
   if (page.length > 0) yield* await unknown();
+}
+
+/**
+ * Names under which bytes can still come by a URL that was given out, when neither row nor object may be there any more. Not
+ * of a time: nothing of them is uploaded yet.
+ */
+async function* namesOfUrls(
+  selector: Selector,
+  digests: readonly Digest[] | undefined,
+  catalog: Pick<TakedownCatalog, 'urlNames'>,
+): AsyncGenerator<ErasedName> {
+  if (selector.uploadedFrom !== undefined || selector.uploadedUntil !== undefined) return;
+  const wanted = digests && new Set(digests);
+  for (let after: string | undefined = ''; after !== undefined; ) {
+    const page: string[] = await catalog.urlNames(selector.namespace, after, pageSize);
+    for (const name of page) {
+      const blob = blobOf(name);
+      if (blob === undefined || !namesMatch(selector, blob) || wanted?.has(blob.digest) === false) continue;
+      yield { physicalKey: name, key: keyOfName(name), size: 0 };
+    }
+    after = page.length < pageSize ? undefined : page.at(-1);
+  }
 }
 
 /** Where few digests are wanted, only their own names, and what stands under a prefix. */

@@ -115,6 +115,8 @@ export interface TakedownCatalog {
   ): Promise<{ readonly blobs: MeantBlob[]; readonly next?: Place }>;
   /** Which of these objects the catalog knows. */
   known(physicalKeys: readonly string[]): Promise<Set<string>>;
+  /** Names of a namespace for which a URL was given out that may still bring an object, in their order. */
+  urlNames(namespace: string, after: string, limit: number): Promise<string[]>;
   holders(namespace: string, digests: readonly Digest[], limit: number): Promise<BlobHolder[]>;
   addObjects(id: string, objects: readonly ErasedName[]): Promise<void>;
   addDigests(id: string, digests: readonly Digest[]): Promise<void>;
@@ -204,6 +206,10 @@ export function openTakedownCatalog({ database, schema }: TakedownCatalogOptions
       const columns = physicalKeys.map((name) => [name, ...nameColumns(name)]);
       const found = await database.run(sql.knownNames, transposed(columns, 6));
       return new Set(found.map(({ name }) => String(name)));
+    },
+    async urlNames(namespace, after, limit) {
+      const found = await database.run(sql.urlNames, [`/blobs/${namespace}/`, after, limit]);
+      return found.map(({ physical_key }) => String(physical_key));
     },
     async holders(namespace, digests, limit) {
       return (await database.run(sql.holders, [namespace, digests.map(bytesOf), limit])).map(toHolder);

@@ -104,6 +104,12 @@ export function takedownStatements(schema: string) {
        WHERE (b.physical_suffix = o.suffix AND b.state NOT IN ('gone', 'taken_down'))
          OR EXISTS (SELECT FROM ${schema}.retired_object r WHERE r.blob_id = b.id AND r.physical_key = o.name)`,
     ),
+    /** $1 beginning of a name, $2 behind this name, $3 limit. Whoever has such a URL can still bring an object of that name. */
+    urlNames: named(
+      'takedown_url_names',
+      `SELECT DISTINCT physical_key FROM ${schema}.upload_url
+       WHERE expires_at > now() AND starts_with(physical_key, $1) AND physical_key > $2 ORDER BY physical_key LIMIT $3`,
+    ),
     /** $1 namespace, $2 digests, $3 limit. */
     holders: named(
       'takedown_holders',
@@ -242,7 +248,8 @@ function acceptStatements(schema: string, takedown: string, names: string, blob:
           SELECT o.physical_key, o.key, o.blob_id, o.size FROM ${names} o JOIN ${takedown} other ON other.id = o.takedown_id
           WHERE o.blob_id = ANY($2::bigint[]) AND other.state IN ('accepting', 'accepted') AND other.id <> $1::uuid
         ) found ORDER BY physical_key
-        ON CONFLICT (takedown_id, physical_key) DO UPDATE SET blob_id = excluded.blob_id WHERE t.blob_id IS NULL
+        ON CONFLICT (takedown_id, physical_key)
+          DO UPDATE SET blob_id = excluded.blob_id, size = greatest(t.size, excluded.size) WHERE t.blob_id IS NULL
         RETURNING physical_key, key`,
     },
     /** $1 takedown, $2 keys' ids that only an object of theirs brought in. Theirs is the row when its object is the one. */
