@@ -29,6 +29,8 @@ CREATE TABLE node (
   kind text NOT NULL CHECK (kind IN ('replica', 'cache')),
   -- for people: a host, a version
   name text NOT NULL,
+  -- whose credential asked: while the lease lasts, nobody else's renews or ends it; null for a replica
+  owner text COLLATE "C",
   started_at timestamptz NOT NULL DEFAULT now(),
   renewed_at timestamptz NOT NULL DEFAULT now(),
   -- until then it may serve what it keeps

@@ -10,9 +10,10 @@ import { appendEvents, type Node, openReadLeases, type ReadLeases } from './read
 
 const leaseMs = 60_000;
 const [a, b]: [Node, Node] = [
-  { id: 'a', kind: 'cache', name: 'near the workers' },
+  { id: 'a', kind: 'cache', name: 'near the workers', owner: 'token:1' },
   { id: 'b', kind: 'replica', name: 'host 2' },
 ];
+const stranger: Node = { ...a, name: 'who knows', owner: 'token:2' };
 const blob = (name: string) => ({ key: `/blobs/${name}`, physicalKey: `/blobs/${name}~1` });
 
 describe('leases on reading, on PostgreSQL', () => {
@@ -54,7 +55,7 @@ describe('leases on reading, on PostgreSQL', () => {
     expect(await unaware(event)).toEqual(['a', 'b']); // it was told, and has not said that it did anything
     await leases.grant(b, event);
     expect(await unaware(event)).toEqual(['a']);
-    expect([await leases.end('a', 'replica'), await leases.end('a', 'cache')]).toEqual([false, true]);
+    expect([await leases.end('a', 'replica', a.owner), await leases.end('a', 'cache', a.owner)]).toEqual([false, true]);
     expect(await unaware(event)).toEqual([]);
   });
 
@@ -68,7 +69,7 @@ describe('leases on reading, on PostgreSQL', () => {
     expect(await leases.grant(a, newest)).toEqual({ newest: event, leaseMs: 0 });
     expect(await unaware(event)).toEqual([]);
     expect((await leases.grant(a, event)).leaseMs).toBe(leaseMs);
-    await leases.end('a', 'cache');
+    await leases.end('a', 'cache', a.owner);
   });
 
   it('give the events in their order, page by page, and say so when some are forgotten', async () => {
@@ -107,7 +108,46 @@ describe('leases on reading, on PostgreSQL', () => {
 
   it('are not given to a node under the name of one of the other kind', async () => {
     await leases.grant(b, 0n);
-    await expect(leases.grant({ ...b, kind: 'cache' }, 0n)).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
+    const cache: Node = { ...b, kind: 'cache' };
+    await expect(leases.grant(cache, 0n)).rejects.toMatchObject({ code: 'FORBIDDEN' });
+    await leases.end('b', 'replica');
+    await expect(leases.grant(cache, 0n)).rejects.toMatchObject({ code: 'FORBIDDEN' });
+    await expect(leases.grant({ ...cache, owner: 'token:1' }, 0n)).rejects.toMatchObject({ code: 'FORBIDDEN' });
+  });
+
+  it('are renewed by whoever asked first, and by nobody else: whoever waits for a node goes on waiting', async () => {
+    const newest = await leases.newest();
+    await leases.grant(a, newest);
+    const event = await append('x');
+    for (const owner of [stranger, { id: 'a', kind: 'cache', name: 'nobody' } as const]) {
+      await expect(leases.grant(owner, event)).rejects.toMatchObject({ code: 'FORBIDDEN' });
+    }
+    expect(await leases.list()).toMatchObject([{ id: 'a', name: 'near the workers', cursor: newest, hasLease: true }]);
+    expect(await unaware(event)).toEqual(['a']);
+    await leases.grant({ ...a, name: 'another host' }, newest);
+    expect(await leases.list()).toMatchObject([{ name: 'another host', cursor: newest }]);
+    expect(await unaware(event)).toEqual(['a']);
+  });
+
+  it('are ended by whoever asked for them, and by nobody else', async () => {
+    await leases.grant(a, await leases.newest());
+    const event = await append('x');
+    expect(await leases.end('a', 'cache', stranger.owner)).toBe(false);
+    expect(await leases.end('a', 'cache')).toBe(false);
+    expect(await unaware(event)).toEqual(['a']);
+    expect(await leases.end('a', 'cache', a.owner)).toBe(true);
+    expect(await unaware(event)).toEqual([]);
+  });
+
+  it('leave their id to anybody once they have ended', async () => {
+    const now = await leases.newest();
+    await leases.grant(a, now);
+    await leases.end('a', 'cache', a.owner);
+    expect((await leases.grant(stranger, now)).leaseMs).toBe(leaseMs);
+    await expect(leases.grant(a, now)).rejects.toMatchObject({ code: 'FORBIDDEN' });
+    await sql.query(`UPDATE ${schema}.node SET lease_until = now()`); // ran out
+    expect((await leases.grant(a, now)).leaseMs).toBe(leaseMs);
+    expect(await leases.list()).toMatchObject([{ id: 'a', name: 'near the workers', hasLease: true }]);
   });
 
   it('are as long as the installation says, and it says another time only when nobody holds one', async () => {
@@ -120,11 +160,11 @@ describe('leases on reading, on PostgreSQL', () => {
     await expect(other.agree(false)).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
     await expect(other.agree(true)).rejects.toMatchObject({ code: 'CONFIG_INVALID' }); // a cache node's
     await expect(other.grant(b, 0n)).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
-    await leases.end('a', 'cache');
+    await leases.end('a', 'cache', a.owner);
     await leases.grant(b, 0n);
     await other.agree(true);
     expect((await other.grant(a, now)).leaseMs).toBe(2 * leaseMs);
-    await other.end('a', 'cache');
+    await other.end('a', 'cache', a.owner);
     await leases.agree(false);
   });
 
@@ -160,6 +200,22 @@ describe('leases on reading, on PostgreSQL', () => {
       await client.end();
     }
   }
+
+  it.each(['new', 'free again'])('are granted to one of two who ask at once for an id that is %s', async (what) => {
+    const now = await leases.newest();
+    if (what === 'free again') {
+      await leases.grant({ ...a, owner: 'token:0' }, now);
+      await leases.end('a', 'cache', 'token:0');
+    }
+    await held(async (run, commit) => {
+      await openReadLeases({ database: { ...database, run }, schema, leaseMs }).grant(a, now);
+      const second = leases.grant(stranger, now).catch((error: unknown) => error);
+      await untilOneWaits();
+      await commit();
+      expect(await second).toMatchObject({ code: 'FORBIDDEN' });
+    });
+    expect(await leases.list()).toMatchObject([{ id: 'a', name: 'near the workers' }]);
+  });
 
   it('are granted only with the events that are being committed', () =>
     held(async (run, commit) => {

@@ -27,6 +27,8 @@ export interface Node {
   readonly kind: 'replica' | 'cache';
   /** For people. */
   readonly name: string;
+  /** Whose credential asked, as `Principal.id`; absent for a replica, which asks nobody but Postgres. */
+  readonly owner?: string;
 }
 
 export interface NodeState extends Node {
@@ -54,7 +56,8 @@ export interface ReadLeases {
    * Lets a node serve what it keeps for `leaseMs` from the time when it *sent* its wish, once it has applied every event up to
    * `newest`. `cursor`: the last one that it has applied. `leaseMs`: less than M, for a node that wants so; the answer's is 0
    * for one that lacks an event older than M: its lease is not prolonged, or whoever waits for it would wait for as long as it
-   * asks. Throws CONFIG_INVALID when it wants more than the installation's.
+   * asks. Throws CONFIG_INVALID when it wants more than the installation's, FORBIDDEN while somebody else has a lease under its
+   * id, and for the id of a node of the other kind.
    */
   grant(node: Node, cursor: bigint, leaseMs?: number): Promise<Granted>;
   /** The number of the newest event. */
@@ -65,8 +68,8 @@ export interface ReadLeases {
   unaware(event: bigint): Promise<NodeState[]>;
   /** Those that are known, the one that was heard of last first, 1,000 at most. */
   list(): Promise<ListedNode[]>;
-  /** No more by its own word: it stops. Returns whether there was such a node. */
-  end(id: string, kind: Node['kind']): Promise<boolean>;
+  /** No more by its own word: it stops. Returns whether this owner had such a node. */
+  end(id: string, kind: Node['kind'], owner?: string): Promise<boolean>;
   /** Forgets events and nodes that are so old, at most `limit` of each; never events that a lease may wait for. */
   prune(olderThanMs: number, limit: number): Promise<void>;
 }
@@ -95,12 +98,13 @@ export function openReadLeases({ database, schema, leaseMs }: ReadLeasesOptions)
       });
       if (others !== undefined) throw disagreement(leaseMs, others.leaseMs, others.count);
     },
-    async grant({ id, kind, name }, cursor, wantedMs = leaseMs) {
+    async grant({ id, kind, name, owner = null }, cursor, wantedMs = leaseMs) {
       const grantedMs = Math.min(wantedMs, leaseMs);
-      const [row] = await database.run(sql.grant, [id, kind, name, grantedMs, cursor, leaseMs]);
-      if (wantedMs > leaseMs || row === undefined) {
+      const [row] = await database.run(sql.grant, [id, kind, name, grantedMs, cursor, leaseMs, owner]);
+      if (wantedMs > leaseMs || row?.is_too_long !== false) {
         throw new LpsError('CONFIG_INVALID', 'leases on reading are shorter in this installation: see --max-staleness');
       }
+      if (row.is_granted !== true) throw idInUse(id);
       return { newest: BigInt(row.newest as string), leaseMs: row.is_late === true ? 0 : grantedMs };
     },
     async newest() {
@@ -125,8 +129,8 @@ export function openReadLeases({ database, schema, leaseMs }: ReadLeasesOptions)
         behind: Number(row.behind),
       }));
     },
-    async end(id, kind) {
-      return (await database.run(sql.end, [id, kind])).length > 0;
+    async end(id, kind, owner) {
+      return (await database.run(sql.end, [id, kind, owner ?? null])).length > 0;
     },
     async prune(olderThanMs, limit) {
       await database.run(sql.pruneEvents, [Math.max(olderThanMs, 2 * leaseMs), limit]);
@@ -149,6 +153,13 @@ function disagreement(leaseMs: number, theirs: number, count: number): LpsError 
   );
 }
 
+function idInUse(id: string): LpsError {
+  return new LpsError(
+    'FORBIDDEN',
+    `another node reads under the id ${id}: take another one, or the same credential as before, or wait until its lease ends`,
+  );
+}
+
 /** Adds events, in the transaction of `run`; whoever listens hears of it. Returns the number of the last one. */
 export async function appendEvents(
   run: Database['run'],
@@ -167,23 +178,29 @@ function statements(schema: string) {
   const columns = 'id, kind, name, lease_until, cursor';
   return {
     /**
-     * $1 id, $2 kind, $3 name, $4 ms, $5 cursor; one ahead of all events knows none of them. $6 M. No row for more than M, or
-     * for the id of a node of the other kind. `now()` is from before it waited for the counter: sooner is safe. Late: it lacks
-     * an event older than M.
+     * $1 id, $2 kind, $3 name, $4 ms, $5 cursor; one ahead of all events knows none of them. $6 M. $7 owner. Nothing is granted
+     * for more than M, for the id of a node of the other kind, or while another owner has a lease under it. `now()` is from
+     * before it waited for the counter: sooner is safe. Late: it lacks an event older than M.
      */
     grant: named(
       'grant_read_lease',
       `WITH counter AS MATERIALIZED (SELECT last, lease_ms FROM ${counter} FOR SHARE),
        late AS MATERIALIZED (SELECT $5::bigint < (SELECT forgotten FROM ${counter}) OR EXISTS (
          SELECT FROM ${event} WHERE id = $5::bigint + 1 AND at < now() - $6::float8 * interval '1 millisecond'
-       ) AS is_late)
-       INSERT INTO ${node} AS n (id, kind, name, lease_until, cursor)
-       SELECT $1, $2, $3, now() + CASE WHEN is_late THEN 0 ELSE $4::float8 END * interval '1 millisecond',
-         CASE WHEN $5::bigint <= last THEN $5::bigint ELSE 0 END
-       FROM counter, late WHERE lease_ms IS NULL OR lease_ms >= $4::float8
-       ON CONFLICT (id) DO UPDATE SET renewed_at = now(), cursor = excluded.cursor,
-         lease_until = greatest(n.lease_until, excluded.lease_until) WHERE n.kind = excluded.kind
-       RETURNING (SELECT last FROM counter) AS newest, (SELECT is_late FROM late) AS is_late`,
+       ) AS is_late),
+       granted AS (
+         INSERT INTO ${node} AS n (id, kind, name, owner, lease_until, cursor)
+         SELECT $1, $2, $3, $7, now() + CASE WHEN is_late THEN 0 ELSE $4::float8 END * interval '1 millisecond',
+           CASE WHEN $5::bigint <= last THEN $5::bigint ELSE 0 END
+         FROM counter, late WHERE lease_ms IS NULL OR lease_ms >= $4::float8
+         ON CONFLICT (id) DO UPDATE SET renewed_at = now(), cursor = excluded.cursor, name = excluded.name,
+           owner = excluded.owner, lease_until = greatest(n.lease_until, excluded.lease_until)
+         WHERE n.kind = excluded.kind AND (n.owner IS NOT DISTINCT FROM excluded.owner OR n.lease_until <= now())
+         RETURNING id
+       )
+       SELECT last AS newest, is_late, EXISTS (SELECT FROM granted) AS is_granted,
+         lease_ms IS NOT NULL AND lease_ms < $4::float8 AS is_too_long
+       FROM counter, late`,
     ),
     newest: named('newest_event', `SELECT last FROM ${counter}`),
     holdCounter: { text: `SELECT lease_ms FROM ${counter} FOR UPDATE` },
@@ -222,10 +239,11 @@ function statements(schema: string) {
          greatest(0, (SELECT last FROM ${counter}) - cursor) AS behind
        FROM ${node} ORDER BY renewed_at DESC, id LIMIT 1000`,
     ),
-    /** $1 id, $2 kind. */
+    /** $1 id, $2 kind, $3 owner. */
     end: named(
       'end_read_lease',
-      `UPDATE ${node} SET lease_until = least(lease_until, now()) WHERE id = $1 AND kind = $2 RETURNING id`,
+      `UPDATE ${node} SET lease_until = least(lease_until, now())
+       WHERE id = $1 AND kind = $2 AND owner IS NOT DISTINCT FROM $3 RETURNING id`,
     ),
     /** $1 ms, $2 limit. */
     pruneEvents: named(

@@ -75,7 +75,7 @@ export const leaseNode: Operation = {
   tag: 'nodes',
   summary: 'Ask for a lease on reading',
   description:
-    'The node may answer reads from what it keeps for `leaseMs` from when it sent this, as soon as it has applied every event up to `newest`. It asks again in time. `leaseMs` is 0 for a node that lacks an old event: it applies what it lacks, and asks again.',
+    'The node may answer reads from what it keeps for `leaseMs` from when it sent this, as soon as it has applied every event up to `newest`. It asks again in time. `leaseMs` is 0 for a node that lacks an old event: it applies what it lacks, and asks again. While a lease lasts its id is its owner’s, whose credential asked for it first: anybody else is answered `FORBIDDEN`.',
   path: nodePath,
   body: leaseBody,
   answers: {
@@ -93,11 +93,12 @@ export const endNodeLease: Operation = {
   id: 'endNodeLease',
   tag: 'nodes',
   summary: 'Give the lease back',
-  description: 'The node answers nothing more from what it keeps: nobody need wait for it.',
+  description:
+    'The node answers nothing more from what it keeps: nobody need wait for it. Only its owner, whose credential asked for the lease, can say so.',
   path: nodePath,
   answers: {
     200: {
-      description: 'Whether there was such a node.',
+      description: 'Whether the caller has such a node.',
       body: z.object({ ended: z.boolean() }),
     },
   },

@@ -90,11 +90,48 @@ describe('leases on reading, over HTTP', () => {
     await leases.grant({ id: 'r-1', kind: 'replica', name: 'a replica' }, 0n);
     const good = { name: 'x', cursor: '0' };
     expect((await ask('n-1', { ...good, maxStalenessMs: leaseMs + 1 })).status).toBe(400);
-    expect((await ask('r-1', good)).status).toBe(400);
+    expect((await ask('r-1', good)).status).toBe(403);
     expect((await ask('a%20b', good)).status).toBe(400);
     expect((await ask('n-1', { ...good, cursor: 7 })).status).toBe(400);
     expect(JSON.parse(await end('r-1'))).toEqual({ ended: false });
     expect((await leases.list()).find(({ id }) => id === 'r-1')?.hasLease).toBe(true);
+  });
+});
+
+describe('leases on reading, of several callers', () => {
+  let guarded: RunningApp;
+  beforeEach(async () => {
+    const grants = [{ namespaces: ['*'], rights: ['read'] }] as const;
+    const authenticate = async (id: string) => ({ id: `token:${id}`, grants });
+    guarded = await startApp({ nodes: { leases, feed }, gate: { authenticator: { authenticate } } });
+  });
+  afterEach(() => guarded.close());
+  const send = (token: string, method: 'POST' | 'DELETE', cursor = 0n) =>
+    request(guarded.port, '/v3/nodes/n-9/lease', {
+      method,
+      headers: {
+        authorization: `Bearer ${token}`,
+        ...(method === 'POST' ? { 'content-type': 'application/json' } : {}),
+      },
+      ...(method === 'POST' ? { body: Buffer.from(JSON.stringify({ name: token, cursor: String(cursor) })) } : {}),
+    });
+  const waitedFor = async (event: bigint) => (await leases.unaware(event)).some(({ id }) => id === 'n-9');
+
+  it('are each of its own caller, until they end: nobody else makes a takedown not wait for the node', async () => {
+    const newest = await leases.newest();
+    expect((await send('its-own', 'POST', newest)).status).toBe(200);
+    const event = await append('told');
+    const { status, text } = await send('another', 'POST', event);
+    expect([status, JSON.parse(text)]).toEqual([403, expect.objectContaining({ code: 'FORBIDDEN' })]);
+    expect(JSON.parse((await send('another', 'DELETE')).text)).toEqual({ ended: false });
+    expect(await waitedFor(event)).toBe(true);
+    expect((await send('its-own', 'POST', newest)).status).toBe(200);
+    expect(await waitedFor(event)).toBe(true);
+    expect(JSON.parse((await send('its-own', 'DELETE')).text)).toEqual({ ended: true });
+    expect(await waitedFor(event)).toBe(false);
+    expect((await send('another', 'POST', event)).status).toBe(200);
+    expect((await send('its-own', 'POST', event)).status).toBe(403);
+    expect(JSON.parse((await send('another', 'DELETE')).text)).toEqual({ ended: true });
   });
 });
 

@@ -38,7 +38,7 @@ export function registerNodes(app: FastifyInstance, options: NodesOptions): void
 
   app.post('/v3/nodes/:id/lease', { config: { access, operation: leaseNode } }, async (request, reply) => {
     const { name, cursor, maxStalenessMs } = bodyOf(request, leaseBody, leaseBodyWords);
-    const node = { id: idOf(request), kind: 'cache', name } as const;
+    const node = { id: idOf(request), kind: 'cache', name, owner: request.caller.principal.id } as const;
     const granted = await leases.grant(node, cursor, maxStalenessMs).catch((error: unknown) => {
       if (isLpsError(error, 'CONFIG_INVALID')) throw new LpsError('INVALID_ARGUMENT', error.message);
       throw error;
@@ -47,7 +47,8 @@ export function registerNodes(app: FastifyInstance, options: NodesOptions): void
   });
 
   app.delete('/v3/nodes/:id/lease', { config: { access, operation: endNodeLease } }, async (request, reply) => {
-    return reply.headers(uncached).send({ ended: await leases.end(idOf(request), 'cache') });
+    const ended = await leases.end(idOf(request), 'cache', request.caller.principal.id);
+    return reply.headers(uncached).send({ ended });
   });
 
   app.get('/v3/events', { config: { access, operation: followEvents } }, async (request, reply) => {
