@@ -212,6 +212,10 @@ async function openParts(
     },
     leases: (onEvent) =>
       upstreamLeases({
+        onId(id) {
+          log.warn({ id }, 'upstream keeps the id of this node for another token: it goes on under a new one');
+          void state.rename(id);
+        },
         ...{ api, id: state.id, name: config.nodeName ?? hostname(), maxStalenessMs, onEvent },
         silenceMs: Math.max(1000, Math.min(15_000, maxStalenessMs)),
       }),

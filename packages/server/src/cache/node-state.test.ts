@@ -52,6 +52,19 @@ describe('what a cache node knows of its disk', () => {
     expect(JSON.parse(await readFile(join(dir, 'node.json'), 'utf8'))).toMatchObject({ upstream, isClean: false });
   });
 
+  it('is another id when upstream keeps the first for somebody else, and the same cursor', async () => {
+    const first = await open();
+    await first.save(4n);
+    const id = '00000000-0000-4000-8000-000000000001';
+    await first.rename(id);
+    expect(first.id).toBe(id);
+    const second = await open();
+    expect([second.id, second.cursor]).toEqual([id, 4n]);
+    const nothing = await openNodeState({ upstream });
+    await nothing.rename(id);
+    expect(nothing.id).toBe(id);
+  });
+
   it('goes back with upstream, as after a backup', async () => {
     const state = await open();
     await state.save(100n);

@@ -19,6 +19,8 @@ export interface NodeState {
   readonly cursor?: bigint;
   /** Never throws. The last one counts. */
   save(cursor: bigint): Promise<void>;
+  /** From now on `id` is this one. Never throws. */
+  rename(id: string): Promise<void>;
   /** After the last write to the disk. `cursor`: absent when it is not known. */
   close(cursor: bigint | undefined): Promise<void>;
 }
@@ -46,14 +48,14 @@ type Content = z.output<typeof content>;
 
 export async function openNodeState(options: NodeStateOptions): Promise<NodeState> {
   const { dir, upstream, onError } = options;
-  if (dir === undefined) return { id: randomUUID(), save: async () => {}, close: async () => {} };
+  if (dir === undefined) return stateOfNothing();
   const path = join(dir, 'node.json');
   const boot = await (options.bootId ?? linuxBootId)();
   const found = await contentOf(path);
   const isSame = found?.upstream === upstream;
   const counts = isSame && (found.isClean || (boot !== undefined && found.boot === boot));
   const first = counts && found.cursor !== undefined ? BigInt(found.cursor) : undefined;
-  const id = isSame ? found.id : randomUUID();
+  let id = isSame ? found.id : randomUUID();
 
   let newest = first;
   let writing = Promise.resolve();
@@ -67,16 +69,37 @@ export async function openNodeState(options: NodeStateOptions): Promise<NodeStat
   };
   await write(false);
   return {
-    id,
+    get id() {
+      return id;
+    },
     ...(first === undefined ? {} : { cursor: first }),
     async save(cursor) {
       newest = cursor;
+      await write(false);
+    },
+    async rename(to) {
+      id = to;
       await write(false);
     },
     async close(cursor) {
       newest = cursor;
       await write(cursor !== undefined);
     },
+  };
+}
+
+/** Of a node without a disk. */
+function stateOfNothing(): NodeState {
+  let id: string = randomUUID();
+  return {
+    get id() {
+      return id;
+    },
+    save: async () => {},
+    rename: async (to) => {
+      id = to;
+    },
+    close: async () => {},
   };
 }
 

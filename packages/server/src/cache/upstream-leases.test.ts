@@ -5,6 +5,7 @@ import { EventStreamParser, type ServerSentEvent } from './event-stream.js';
 import { openUpstreamApi, type UpstreamApi } from './upstream-api.js';
 import { type UpstreamLeases, upstreamLeases } from './upstream-leases.js';
 
+const lease = '{"newest":"5","leaseMs":60000}';
 const never = new AbortController().signal;
 
 describe('leases from upstream', () => {
@@ -16,11 +17,14 @@ describe('leases from upstream', () => {
   let onStream: (response: ServerResponse, cursor: number) => void;
   let onLease: (body: Record<string, unknown>, response: ServerResponse) => void;
   let heard: number;
+  /** What was asked about leases. */
+  let wishes: string[];
+  let renamed: string[];
 
   beforeEach(async () => {
-    [opened, heard] = [[], 0];
+    [opened, heard, wishes, renamed] = [[], 0, [], []];
     onStream = () => undefined;
-    onLease = (_, response) => response.end('{"newest":"5","leaseMs":60000}');
+    onLease = (_, response) => response.end(lease);
     server = createServer((request, response) => void serve(request, response));
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
     api = openUpstreamApi({ url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, token: 'own' });
@@ -33,7 +37,10 @@ describe('leases from upstream', () => {
     await new Promise((resolve) => server.close(resolve));
   });
   const open = (silenceMs: number): UpstreamLeases =>
-    upstreamLeases({ api, id: 'n1', name: 'here', maxStalenessMs: 60_000, silenceMs, onEvent: () => (heard += 1) });
+    upstreamLeases({
+      ...{ api, id: 'n1', name: 'here', maxStalenessMs: 60_000, silenceMs },
+      ...{ onEvent: () => (heard += 1), onId: (id) => renamed.push(id) },
+    });
 
   async function serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
     expect(request.headers.authorization).toBe('Bearer own');
@@ -44,7 +51,8 @@ describe('leases from upstream', () => {
       response.flushHeaders();
       return onStream(response, Number(cursor));
     }
-    expect([request.method, request.url]).toEqual(['POST', '/v3/nodes/n1/lease']);
+    wishes.push(`${request.method} ${request.url}`);
+    if (request.method === 'DELETE') return void response.end('{"ended":true}');
     let text = '';
     for await (const chunk of request) text += chunk;
     onLease(JSON.parse(text), response);
@@ -64,6 +72,7 @@ describe('leases from upstream', () => {
     });
     expect(await leases.grant(5n, never)).toEqual({ newest: 5n, leaseMs: 60_000 });
     expect(asked).toEqual([{ kind: 'cache', name: 'here', cursor: '5', maxStalenessMs: 60_000 }]);
+    expect([wishes, renamed]).toEqual([['POST /v3/nodes/n1/lease'], []]);
     const stream = await streamed;
     const page = leases.events(5n, 100, never);
     stream.write(`: still here\n\n${event(6, 'takedown')}`);
@@ -79,6 +88,27 @@ describe('leases from upstream', () => {
     await expect(leases.grant(5n, never)).rejects.toMatchObject({ code: 'SERVICE_UNREACHABLE' });
     onLease = (_, response) => response.writeHead(401).end();
     await expect(leases.grant(5n, never)).rejects.toMatchObject({ code: 'STORE_REFUSED' });
+  });
+
+  const refuse = (response: ServerResponse): unknown =>
+    response.writeHead(403, { 'content-type': 'application/problem+json' }).end('{"code":"FORBIDDEN","detail":"no"}');
+
+  it('are asked for under a new id from then on when another token has one under this', async () => {
+    onLease = (_, response) => (wishes.at(-1)?.includes('/n1/') ? refuse(response) : response.end(lease));
+    expect(await leases.grant(5n, never)).toEqual({ newest: 5n, leaseMs: 60_000 });
+    await leases.grant(5n, never);
+    await leases.end(never);
+    const [id = ''] = renamed;
+    const path = `/v3/nodes/${id}/lease`;
+    expect(id).toMatch(/^[0-9a-f-]{36}$/);
+    expect(wishes).toEqual(['POST /v3/nodes/n1/lease', `POST ${path}`, `POST ${path}`, `DELETE ${path}`]);
+    expect(renamed).toEqual([id]);
+  });
+
+  it('are refused under any id to a token without the right', async () => {
+    onLease = (_, response) => refuse(response);
+    await expect(leases.grant(5n, never)).rejects.toMatchObject({ code: 'STORE_REFUSED' });
+    expect([wishes.length, renamed]).toEqual([2, []]);
   });
 
   it('say so when an event comes that nobody waits for', async () => {

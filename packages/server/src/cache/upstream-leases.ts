@@ -5,10 +5,14 @@
  *   GET    /v3/events?cursor=N   events behind N, one after the other, as they come; first of all `reset` when some are forgotten
  *   DELETE /v3/nodes/{id}/lease
  *
+ * An id belongs to the credential that asked first, for as long as the lease lasts. A node whose token was replaced goes on
+ * under a new id; whoever waits for the old one waits until that lease ends.
+ *
  * The stream stays open, so that an event is heard of at once. One that is silent for longer than its comments allow, that
  * breaks off, or that leaves an event out, is opened again behind the last event that was taken.
  */
-import { discard, LpsError } from '@large-payload/core';
+import { randomUUID } from 'node:crypto';
+import { discard, isLpsError, LpsError } from '@large-payload/core';
 import { z } from 'zod';
 import type { LeaseSource } from '../nodes/lease-holder.js';
 import type { Granted } from '../nodes/read-lease.js';
@@ -18,8 +22,10 @@ import { strange, type UpstreamApi } from './upstream-api.js';
 
 export interface UpstreamLeasesOptions {
   readonly api: Pick<UpstreamApi, 'json' | 'stream'>;
-  /** This node's, for as long as it keeps anything. */
+  /** This node's, for as long as it keeps anything, and upstream lets it. */
   readonly id: string;
+  /** Told of the new id when upstream has granted a lease under that, and not under `id`. */
+  readonly onId?: (id: string) => void;
   /** For people. */
   readonly name: string;
   /** M as this node wants it, in ms. */
@@ -43,14 +49,24 @@ const firstBackOffMs = 100;
 const maxBackOffMs = 5000;
 
 export function upstreamLeases(options: UpstreamLeasesOptions): UpstreamLeases {
-  const { api, id, name, maxStalenessMs } = options;
-  const path = `/v3/nodes/${encodeURIComponent(id)}/lease`;
+  const { api, name, maxStalenessMs } = options;
+  let { id } = options;
+  let told = id;
+  const path = (): string => `/v3/nodes/${encodeURIComponent(id)}/lease`;
   const stream = new EventFeed(options);
   return {
     async grant(cursor, signal): Promise<Granted> {
       const body = { kind: 'cache', name, cursor: String(cursor), maxStalenessMs };
-      const parsed = grantedAnswer.safeParse(await api.json('POST', path, { body, signal }));
+      const ask = (): Promise<unknown> => api.json('POST', path(), { body, signal });
+      const answer = await ask().catch((error) => {
+        if (!isForbidden(error)) throw error;
+        id = randomUUID(); // a token without the right is refused again
+        return ask();
+      });
+      const parsed = grantedAnswer.safeParse(answer);
       if (!parsed.success) throw strange('a lease on reading', parsed.error);
+      if (id !== told) options.onId?.(id);
+      told = id;
       const newest = BigInt(parsed.data.newest);
       if (newest === cursor) stream.follow(cursor);
       return { newest, leaseMs: parsed.data.leaseMs };
@@ -58,10 +74,15 @@ export function upstreamLeases(options: UpstreamLeasesOptions): UpstreamLeases {
     events: (after, limit, signal) => stream.take(after, limit, signal),
     async end(signal) {
       stream.close();
-      await api.json('DELETE', path, { signal });
+      await api.json('DELETE', path(), { signal });
     },
     close: () => stream.close(),
   };
+}
+
+/** `ownRefusal` has wrapped it. */
+function isForbidden(error: unknown): boolean {
+  return isLpsError(error, 'STORE_REFUSED') && isLpsError(error.cause, 'FORBIDDEN');
 }
 
 /** The events behind one another, from a stream that is opened again when it fails. */
