@@ -58,7 +58,7 @@ describe.each([
   const layerOver = (store: BlobStore): BlobStore =>
     catalogued(store, { catalog, renewMs: 60_000, alarms: { raise() {} } });
   beforeEach(async () => {
-    key = keyFor('shop', digest, { random: randomBytes(8).toString('hex') });
+    key = keyFor('shop', digest, { random: randomBytes(8) });
     catalog = await fixture.open({ cacheEntries: 0 });
     inner = memoryStore();
     if (isStored) await layerOver(inner).put(key, bytes, { digest, size: bytes.length });
