@@ -20,7 +20,6 @@ import {
 import type { Logger } from 'pino';
 import { openAccessControl } from './auth/access-control.js';
 import { claimStore } from './bucket-owner.js';
-import { type NodeState, openNodeState } from './cache/node-state.js';
 import type { Catalog } from './catalog/catalog.js';
 import { openDatabase as openPool } from './catalog/database.js';
 import { startEmbeddedPostgres } from './catalog/embedded-postgres.js';
@@ -39,11 +38,12 @@ import { removeTemporaryFiles, sweepLeasesTask, tidyFiles } from './durable/hous
 import { serviceWorkflows } from './durable/service-workflows.js';
 import { createApp } from './http/app.js';
 import { addressOf, drain, listen } from './http/listening.js';
-import { readTls, renewTls, type TlsPaths } from './http/tls.js';
+import { readTls, renewTls, tlsOf } from './http/tls.js';
 import { inSpan } from './http/trace.js';
 import { pinsOf } from './lifecycle/catalog/pins.js';
 import { openCollection } from './lifecycle/open-collection.js';
 import { createMetrics, type Metrics } from './metrics.js';
+import { type NodeState, openNodeState } from './nodes/node-state.js';
 import { openReplicaNode, whileFresh } from './nodes/replica-node.js';
 import { openStore } from './open-store.js';
 import { openTakedowns } from './takedown/open-takedowns.js';
@@ -231,10 +231,6 @@ function uploadUrlsOf(
   closing.push(() => database.close());
   const lateMs = config.unsafeTimes ? Math.min(lateUploadMs, config.directLifetimeMs) : lateUploadMs;
   return openUploadUrls({ database, schema: config.databaseSchema, lateMs });
-}
-
-function tlsOf({ tlsCert, tlsKey }: Config): TlsPaths | undefined {
-  return tlsCert === undefined || tlsKey === undefined ? undefined : { certPath: tlsCert, keyPath: tlsKey };
 }
 
 interface OpenedDatabase {

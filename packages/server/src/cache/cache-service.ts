@@ -20,15 +20,15 @@ import { configInvalid } from '../config/load.js';
 import type { Config } from '../config/settings.js';
 import { createApp } from '../http/app.js';
 import { addressOf, drain, listen } from '../http/listening.js';
-import { readTls, renewTls, type TlsPaths } from '../http/tls.js';
+import { readTls, renewTls, tlsOf } from '../http/tls.js';
 import { inSpan } from '../http/trace.js';
 import { createMetrics, type Metrics } from '../metrics.js';
+import { type NodeState, openNodeState } from '../nodes/node-state.js';
 import { accessAnswer } from '../openapi/access.js';
 import type { CacheStatus } from '../openapi/cache.js';
 import { version } from '../version.js';
 import { type CacheMetrics, watchCache } from './cache-metrics.js';
 import { type CachedUpstream, openCachedUpstream } from './cached-upstream.js';
-import { type NodeState, openNodeState } from './node-state.js';
 import { TouchForwarder } from './touch-forwarder.js';
 import { upstreamAuthenticator } from './upstream-access.js';
 import { openUpstreamApi, type UpstreamApi } from './upstream-api.js';
@@ -274,8 +274,4 @@ function statusOf(
     served,
     touches: touches.state(),
   };
-}
-
-function tlsOf({ tlsCert, tlsKey }: Config): TlsPaths | undefined {
-  return tlsCert === undefined || tlsKey === undefined ? undefined : { certPath: tlsCert, keyPath: tlsKey };
 }

@@ -23,6 +23,7 @@ import {
 } from '@large-payload/core';
 import type { Moment } from '../catalog/row-cache.js';
 import { holdReadLease, type Keeper, type LeaseHolder, type LeaseSource } from '../nodes/lease-holder.js';
+import { never } from '../nodes/read-lease.js';
 import type { NodeEvent } from '../nodes/read-leases.js';
 import { RunningReads } from '../nodes/running-reads.js';
 import type { TouchForwarder } from './touch-forwarder.js';
@@ -106,8 +107,6 @@ export async function openCachedUpstream(options: CachedUpstreamOptions): Promis
     },
   };
 }
-
-const never: Moment = { steadyMs: Number.NEGATIVE_INFINITY, wallMs: Number.NEGATIVE_INFINITY };
 
 function keeperOf(cache: CachedStore, reads: RunningReads): Keeper {
   return {

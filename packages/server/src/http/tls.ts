@@ -4,6 +4,7 @@ import type { Server } from 'node:https';
 import { createSecureContext } from 'node:tls';
 import { LpsError } from '@large-payload/core';
 import type { Logger } from 'pino';
+import type { Config } from '../config/settings.js';
 
 export interface TlsFiles {
   /** PEM. */
@@ -17,6 +18,11 @@ export interface TlsPaths {
 }
 
 const checkEveryMs = 60_000;
+
+/** Where they are, when the settings name both. */
+export function tlsOf({ tlsCert, tlsKey }: Pick<Config, 'tlsCert' | 'tlsKey'>): TlsPaths | undefined {
+  return tlsCert === undefined || tlsKey === undefined ? undefined : { certPath: tlsCert, keyPath: tlsKey };
+}
 
 /** Reads both. Throws CONFIG_INVALID when they cannot be read, or do not belong together. */
 export async function readTls({ certPath, keyPath }: TlsPaths): Promise<TlsFiles> {
