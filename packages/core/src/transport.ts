@@ -178,6 +178,7 @@ class Exchange {
   #sent: boolean; // the request's body is handed over, or there is none
   #socket: Socket | undefined;
   #bytesReadBefore = 0; // by earlier exchanges on the same socket
+  #halfSilentAt: string | undefined; // how far the socket was when half of a silence was over
   #connected = false;
   #response: ResponseBody | undefined;
   #over = false;
@@ -223,7 +224,6 @@ class Exchange {
   #listen(): void {
     this.#request
       .on('socket', (socket) => this.#onSocket(socket))
-      .on('timeout', () => this.#onTimeout())
       .on('response', (message) => this.#onResponse(message))
       .on('error', (error) => this.#onError(error));
   }
@@ -232,12 +232,24 @@ class Exchange {
     this.#socket = socket;
     this.#bytesReadBefore = socket.bytesRead;
     this.#connected = this.#request.reusedSocket;
+    // not the request's event of that name, which comes only once
+    socket.on('timeout', this.#onTimeout);
+    this.#watch();
     if (this.#connected) return;
-    socket.setTimeout(this.settings.connectTimeoutMs);
     socket.once(this.target.origin.secure ? 'secureConnect' : 'connect', () => {
       this.#connected = true;
-      socket.setTimeout(this.settings.idleTimeoutMs);
+      this.#watch();
     });
+  }
+
+  /**
+   * A silence is waited for in two halves: a process that was itself held up, or suspended, finds its timers over, and gets
+   * to see what has come meanwhile before the second one begins.
+   */
+  #watch(halfSilentAt?: string): void {
+    const { idleTimeoutMs, connectTimeoutMs } = this.settings;
+    this.#halfSilentAt = halfSilentAt;
+    this.#socket?.setTimeout(Math.ceil((this.#connected ? idleTimeoutMs : connectTimeoutMs) / 2));
   }
 
   #send(body: Body | undefined): void {
@@ -314,13 +326,13 @@ class Exchange {
     this.#request.destroy();
   }
 
-  #onTimeout(): void {
+  readonly #onTimeout = (): void => {
     if (this.#over) return;
-    if (this.#response !== undefined && this.#response.readableLength > 0) {
-      // the peer is not to move: our reader has not taken what came
-      this.#socket?.setTimeout(this.settings.idleTimeoutMs);
-      return;
-    }
+    // the peer is not to move: our reader has not taken what came
+    if (this.#response !== undefined && this.#response.readableLength > 0) return this.#watch();
+    const { bytesRead, bytesWritten, writableLength } = this.#socket ?? {};
+    const isAt = `${bytesRead} ${bytesWritten} ${writableLength}`;
+    if (isAt !== this.#halfSilentAt) return this.#watch(isAt);
     const { idleTimeoutMs, connectTimeoutMs, errorCode } = this.settings;
     const details = { timedOut: true };
     const waitsForSource = !this.#sent && this.#request.writableLength === 0 && this.#connected;
@@ -330,7 +342,7 @@ class Exchange {
     } else {
       this.#fail(new LpsError(errorCode, `${this.#peer()} did not connect within ${connectTimeoutMs} ms`, { details }));
     }
-  }
+  };
 
   #onError(error: Error): void {
     // once there is a response it tells how it ends; the rest of a request that was answered early may well break off
@@ -352,6 +364,7 @@ class Exchange {
 
   #finish(): void {
     this.#over = true;
+    this.#socket?.off('timeout', this.#onTimeout);
     this.ask.signal?.removeEventListener('abort', this.#onAbort);
   }
 
