@@ -9,5 +9,7 @@ export default defineConfig({
     testTimeout: 60_000,
     hookTimeout: 120_000,
     teardownTimeout: 20_000,
+    // one second by default, which a busy machine can take for anything
+    expect: { poll: { timeout: 30_000, interval: 20 } },
   },
 });

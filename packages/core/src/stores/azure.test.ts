@@ -108,9 +108,12 @@ describeWith(describe, 'azure on a server', azurite, (server) => {
     body.push(bytes.subarray(900_000, 950_000));
     const put = store.put(key, body, expect);
     const blob = (await openContainer(server)).getBlockBlobClient(key);
-    await vi.waitFor(async () => {
-      assert.equal((await blob.getBlockList('uncommitted')).uncommittedBlocks?.length, 9);
-    });
+    await vi.waitFor(
+      async () => {
+        assert.equal((await blob.getBlockList('uncommitted')).uncommittedBlocks?.length, 9);
+      },
+      { timeout: 30_000 },
+    );
     const finish = () => {
       body.push(bytes.subarray(950_000));
       body.push(null);

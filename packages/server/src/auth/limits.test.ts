@@ -68,7 +68,7 @@ describe('limits of a caller', () => {
     await connection.write('GET /version HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer a\r\n\r\n');
     await isAsked;
     connection.destroy();
-    await vi.waitUntil(async () => (await connections(app.server.server)) === 0, { interval: 5 });
+    await vi.waitUntil(async () => (await connections(app.server.server)) === 0, { interval: 5, timeout: 30_000 });
     isSlow = false;
     answer();
     const { status } = await request(app.port, '/version', { headers: { authorization: 'Bearer a' } });
@@ -97,7 +97,7 @@ describe('limits of a caller', () => {
     const ask = (path: string, method = 'GET') =>
       request(app.port, path, { method, headers: { authorization: 'Bearer a' } });
     const first = ask(`/v3/blobs?key=${key}`, 'HEAD');
-    await vi.waitUntil(() => asked === 1);
+    await vi.waitUntil(() => asked === 1, { timeout: 30_000 });
     const refused = await ask('/version');
     expect([refused.status, refused.headers['retry-after']]).toEqual([429, '1']);
     open();

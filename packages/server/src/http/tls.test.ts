@@ -57,11 +57,11 @@ describe('certificates', () => {
     expect(await trusts(first)).toBe(true);
 
     await writeFile(paths.certPath, 'no certificate');
-    await vi.waitUntil(() => lines.some((line) => line.includes('cannot be used')));
+    await vi.waitUntil(() => lines.some((line) => line.includes('cannot be used')), { timeout: 30_000 });
     expect(await trusts(first)).toBe(true);
 
     const second = await makeCertificate();
-    await vi.waitUntil(() => trusts(second), { interval: 10, timeout: 10_000 });
+    await vi.waitUntil(() => trusts(second), { interval: 10, timeout: 30_000 });
     expect(await trusts(first)).toBe(false);
     stop();
     server.close();
