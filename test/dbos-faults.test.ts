@@ -8,8 +8,10 @@ import type { CleanUpStatus, PresignedPost } from '@large-payload/dbos';
 import { describeWith, startVersitygw } from '@large-payload/test-components';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import {
+  asSigned,
   type CallbackName,
   callbackNames,
+  endingSoon,
   type Files,
   type Mode,
   registerFiles,
@@ -64,16 +66,25 @@ interface Running {
 }
 
 const rounds = scaled({ usual: 1, long: 5 });
-const atOnce = 32;
-// Generous: the machine may be busy, and what is no hang must not be taken for one.
-const timeoutMs = 5000;
-const postSeconds = 8;
+const atOnce = 48;
+/** Of what hangs. The machine may be busy: of everything else the time is so long that it is never taken for a hang. */
+const timeoutMs = 8000;
+const longMs = 90_000;
+/** A post ends for its workflow, which waits for that end to clean up; for the bucket it lives on. */
+const [postEndsSeconds, signedSeconds] = [2, 600];
 const content = 'what is to be kept';
-const patience = {
-  timeoutsMs: { database: timeoutMs, storage: timeoutMs, transfer: timeoutMs },
-  waitForCleanUpMs: 5000,
-};
-const config = { ...patience, retryMs: { first: 50, max: 500 }, latePassesSeconds: [1] };
+const config = { retryMs: { first: 50, max: 500 }, latePassesSeconds: [1] };
+
+/** Which patience is short: with no callback, with the callbacks of one kind, or with the clean-up. */
+const patiences = ['long', 'database', 'storage', 'transfer', 'cleanUp'] as const;
+type Patience = (typeof patiences)[number];
+
+function patienceFor({ fault, callback }: Case): Patience {
+  if (fault === 'throws until repaired') return 'cleanUp';
+  if (!/hangs|too late/.test(fault)) return 'long';
+  if (callback === 'putS3Contents' || callback === 'validateS3Upload') return 'transfer';
+  return callback.endsWith('S3Object') || callback === 'createPresignedPost' ? 'storage' : 'database';
+}
 
 const cases: Case[] = [];
 for (let round = 1; round <= rounds; round++) {
@@ -115,9 +126,13 @@ describeWith(describe, 'a callback that fails', s3, (s3) => {
   let world: World;
   const outcomes = new Map<Case, Outcome>();
   const running = new Map<string, Running>();
-  const files = {} as Record<Mode, Files>;
+  const files = {} as Record<`${Mode} ${Patience}`, Files>;
 
-  const around: Parameters<typeof registerFiles>[0]['around'] = async (name, key, call, context) => {
+  const around: Parameters<typeof registerFiles>[0]['around'] = async (name, key, real, context) => {
+    const call: typeof real = async (given) => {
+      const result = await real(given);
+      return name === 'createPresignedPost' ? endingSoon(result as PresignedPost, postEndsSeconds) : result;
+    };
     const state = running.get(key);
     if (state === undefined || !state.prepared) return call();
     const { test } = state;
@@ -164,19 +179,18 @@ describeWith(describe, 'a callback that fails', s3, (s3) => {
 
   async function start(test: Case): Promise<WorkflowHandle<unknown>> {
     const { key, kind, mode } = test;
+    const { upload, presigned, delete: remove } = files[`${mode} ${patienceFor(test)}`];
     const params = { workflowID: key };
-    if (kind === 'upload') return DBOS.startWorkflow(files[mode].upload, params)({ key }, content);
+    if (kind === 'upload') return DBOS.startWorkflow(upload, params)({ key }, content);
     if (kind === 'delete') {
-      await (await DBOS.startWorkflow(files[mode].upload)({ key }, content)).getResult();
+      await (await DBOS.startWorkflow(upload)({ key }, content)).getResult();
       prepared(test);
-      return DBOS.startWorkflow(files[mode].delete, params)({ key });
+      return DBOS.startWorkflow(remove, params)({ key });
     }
-    const handle = await DBOS.startWorkflow(files[mode].presigned, params)({ key }, postSeconds, {
-      size: content.length,
-    });
+    const handle = await DBOS.startWorkflow(presigned, params)({ key }, signedSeconds, { size: content.length });
     const post = await DBOS.getEvent<PresignedPost>(key, 'uploadkey');
     if (post !== null) {
-      expect((await submitForm(post, content)).status).toBe(204);
+      expect((await submitForm(asSigned(post), content)).status).toBe(204);
       await DBOS.send(key, !isCleanUp(test), 'uploadfinish');
     }
     return handle;
@@ -217,8 +231,15 @@ describeWith(describe, 'a callback that fails', s3, (s3) => {
   beforeAll(async () => {
     for (const print of ['error', 'warn'] as const) vi.spyOn(console, print).mockImplementation(() => undefined); // planned failures
     world = await openWorld(s3);
-    for (const mode of ['steps', 'transactions'] as const)
-      files[mode] = registerFiles({ ...world, table, mode, around, config });
+    for (const mode of ['steps', 'transactions'] as const) {
+      for (const patience of patiences) {
+        const className = `${mode} ${patience}`;
+        const timeoutsMs = { database: longMs, storage: longMs, transfer: longMs, [patience]: timeoutMs };
+        const waitForCleanUpMs = patience === 'cleanUp' ? 2000 : longMs;
+        const patient = { ...config, className, timeoutsMs, waitForCleanUpMs };
+        files[`${mode} ${patience}`] = registerFiles({ ...world, table, mode, around, config: patient });
+      }
+    }
     await launchDbos(world.databaseUrl);
     const todo = [...cases];
     const worker = async (): Promise<void> => {

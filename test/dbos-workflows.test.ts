@@ -16,7 +16,14 @@ import {
 } from '@large-payload/dbos';
 import { describeWith, startVersitygw, tempDir } from '@large-payload/test-components';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
-import { type CallbackName, type Files, type Mode, registerFiles } from './support/dbos-files.mjs';
+import {
+  asSigned,
+  type CallbackName,
+  endingSoon,
+  type Files,
+  type Mode,
+  registerFiles,
+} from './support/dbos-files.mjs';
 import { launchDbos, openWorld, submitForm, table, type World } from './support/dbos-world.ts';
 import { until } from './support/until.ts';
 
@@ -28,30 +35,44 @@ function openable(): { opened: Promise<void>; open: () => void } {
   return { opened, open };
 }
 
+/** Longer than any of these tests. */
+const longSeconds = 600;
+
 const s3 = await startVersitygw();
 const modes = ['steps', 'transactions'] as const;
 
-describeWith(describe, 'the DBOS workflows', s3, (s3) => {
+// Most of them wait, each for its own file: at once.
+describeWith(describe.concurrent, 'the DBOS workflows', s3, (s3) => {
   let world: World;
   const files = {} as Record<Mode, Files>;
   /** Callbacks that fail, by `{callback} {key}`. */
   const broken = new Set<string>();
-  /** Callbacks that wait, by `{callback} {key}`. */
-  const gates = new Map<string, Promise<void>>();
+  /** Callbacks that wait, by `{callback} {key}`: the first call for the first of these, and so on. */
+  const gates = new Map<string, Promise<void>[]>();
+  /** Posts that end after so many seconds, as their workflows see it, by key. */
+  const endsSoon = new Map<string, number>();
   const warnings: string[] = [];
   let unchecked: Files;
   let strict: Files;
   let restless: Files;
-  const config = { retryMs: { first: 20, max: 200 }, latePassesSeconds: [1], finishGraceSeconds: 1 };
+  const config = {
+    retryMs: { first: 20, max: 200 },
+    latePassesSeconds: [1],
+    finishGraceSeconds: 1,
+    waitForCleanUpMs: longSeconds * 1000,
+  };
 
   beforeAll(async () => {
     vi.spyOn(console, 'error').mockImplementation(() => undefined); // DBOS prints the errors that are wanted here
     vi.spyOn(console, 'warn').mockImplementation((line) => void warnings.push(String(line)));
     world = await openWorld(s3);
+    await world.pool.query(`create table uses (file text references ${table})`);
     const around = async (name: CallbackName, key: string, call: () => Promise<unknown>): Promise<unknown> => {
-      await gates.get(`${name} ${key}`);
+      await gates.get(`${name} ${key}`)?.shift();
       if (broken.has(`${name} ${key}`)) throw new Error(`${name} is broken`);
-      return call();
+      const result = await call();
+      const soon = endsSoon.get(key);
+      return name === 'createPresignedPost' && soon !== undefined ? endingSoon(result as PresignedPost, soon) : result;
     };
     for (const mode of modes) files[mode] = registerFiles({ ...world, table, mode, around, config });
     strict = registerFiles({
@@ -59,7 +80,7 @@ describeWith(describe, 'the DBOS workflows', s3, (s3) => {
       table,
       mode: 'steps',
       around,
-      config: { ...config, className: 'Strict', maxInlineBytes: 10, postLifetimeSeconds: 3, waitForCleanUpMs: 0 },
+      config: { ...config, className: 'Strict', maxInlineBytes: 10, postLifetimeSeconds: 1, waitForCleanUpMs: 0 },
     });
     restless = registerFiles({
       ...world,
@@ -98,7 +119,7 @@ describeWith(describe, 'the DBOS workflows', s3, (s3) => {
     const post = await DBOS.getEvent<PresignedPost>(handle.workflowID, 'uploadkey');
     if (post === null) throw new Error('no post');
     const finish = (isThere: boolean): Promise<void> => DBOS.send(handle.workflowID, isThere, 'uploadfinish');
-    return { handle, post, finish, result: () => handle.getResult() };
+    return { handle, post: asSigned(post), finish, result: () => handle.getResult() };
   }
 
   const isGone = (key: string) =>
@@ -159,7 +180,7 @@ describeWith(describe, 'the DBOS workflows', s3, (s3) => {
 
     it('leave the pending row of another upload alone, and remove what was put beside it', async () => {
       const key = newFileKey();
-      const { post, finish, result } = await presign(files[mode], { key }, 5);
+      const { post, finish, result } = await presign(files[mode], { key }, longSeconds);
       const second = await upload(files[mode], { key }, 'second');
       await expect(second.getResult()).rejects.toThrow(mode === 'steps' ? /belongs to another file/ : /duplicate key/);
       expect([await world.row(key), await world.object(key)]).toEqual(['pending', undefined]);
@@ -174,12 +195,16 @@ describeWith(describe, 'the DBOS workflows', s3, (s3) => {
       const { post, result } = await presign(files[mode], { key }, 1);
       await submitForm(post, 'never announced');
       await expect(result()).rejects.toEqual(code('NOT_FINISHED'));
+      expect((await submitForm(post, 'too late')).status).toBe(403);
       await isGone(key);
     });
 
     it('clean up a late upload with a post that is still valid', async () => {
       const key = newFileKey();
-      const { handle, post, finish, result } = await presign(files[mode], { key }, 3);
+      const late = openable();
+      gates.set(`deleteS3Object ${key}`, [Promise.resolve(), late.opened]);
+      endsSoon.set(key, 8);
+      const { handle, post, finish, result } = await presign(files[mode], { key }, longSeconds);
       await finish(false);
       await expect(result()).rejects.toEqual(code('NOT_FINISHED'));
       expect(await world.row(key)).toBeUndefined();
@@ -189,14 +214,14 @@ describeWith(describe, 'the DBOS workflows', s3, (s3) => {
         state: 'waiting',
         key,
       });
+      late.open();
       await cleanUpEnds(handle.workflowID);
       expect(await world.object(key)).toBeUndefined();
-      expect((await submitForm(post, 'too late')).status).toBe(403);
     });
 
     it('do not activate what was never uploaded', async () => {
       const key = newFileKey();
-      const { finish, result } = await presign(files[mode], { key }, 2);
+      const { finish, result } = await presign(files[mode], { key }, longSeconds);
       await finish(true);
       await expect(result()).rejects.toEqual(code('NOT_UPLOADED'));
       expect(await world.row(key)).toBeUndefined();
@@ -204,9 +229,10 @@ describeWith(describe, 'the DBOS workflows', s3, (s3) => {
 
     it('undo an upload that is cancelled, and do not do it again when it is resumed', async () => {
       const key = newFileKey();
-      const { handle, post, result } = await presign(files[mode], { key }, 2);
+      const { handle, post, finish, result } = await presign(files[mode], { key }, longSeconds);
       await submitForm(post, 'content');
       await DBOS.cancelWorkflow(handle.workflowID);
+      await finish(true); // it learns of the cancel when it wakes
       await expect(result()).rejects.toThrow(/cancelled/);
       await isGone(key);
       const resumed = await DBOS.resumeWorkflow(handle.workflowID);
@@ -217,7 +243,7 @@ describeWith(describe, 'the DBOS workflows', s3, (s3) => {
     it.each(['putS3Contents', 'newActiveFile'])('undo an upload that is cancelled while %s runs', async (callback) => {
       const key = newFileKey();
       const gate = openable();
-      gates.set(`${callback} ${key}`, gate.opened);
+      gates.set(`${callback} ${key}`, [gate.opened]);
       const handle = await upload(files[mode], { key }, 'content');
       if (callback === 'newActiveFile') await until('the object', () => world.object(key));
       await DBOS.cancelWorkflow(handle.workflowID);
@@ -235,7 +261,7 @@ describeWith(describe, 'the DBOS workflows', s3, (s3) => {
       const status = await until('the clean-up', async () => (await cleanUp.getStatus()) ?? undefined);
       expect((await handle.getStatus())?.deadlineEpochMS).toBeGreaterThan(0);
       expect(status.deadlineEpochMS).toBeUndefined();
-      broken.clear();
+      broken.delete(`deleteS3Object ${key}`);
       await cleanUp.getResult();
     });
 
@@ -246,14 +272,13 @@ describeWith(describe, 'the DBOS workflows', s3, (s3) => {
       const handle = await DBOS.startWorkflow(files[mode].delete)({ key });
       await until('the row is gone', async () => ((await world.row(key)) === undefined ? true : undefined));
       await DBOS.cancelWorkflow(handle.workflowID);
-      broken.clear();
+      broken.delete(`deleteS3Object ${key}`);
       await isGone(key);
     });
 
     it('keep row and object of a delete that the database refuses', async () => {
       const key = newFileKey();
       await (await upload(files[mode], { key }, 'content')).getResult();
-      await world.pool.query(`create table if not exists uses (file text references ${table})`);
       await world.pool.query('insert into uses values ($1)', [key]);
       const handle = await DBOS.startWorkflow(files[mode].delete)({ key });
       await expect(handle.getResult()).rejects.toThrow(/foreign key/);
@@ -277,7 +302,7 @@ describeWith(describe, 'the DBOS workflows', s3, (s3) => {
 
     it('give up a presigned upload whose row was deleted meanwhile', async () => {
       const key = newFileKey();
-      const { post, finish, result } = await presign(files[mode], { key }, 2);
+      const { post, finish, result } = await presign(files[mode], { key }, longSeconds);
       await submitForm(post, 'content');
       await world.pool.query(`delete from ${table} where key = $1`, [key]);
       await finish(true);
@@ -288,8 +313,7 @@ describeWith(describe, 'the DBOS workflows', s3, (s3) => {
 
   it('undo an upload whose own deadline has passed', async () => {
     const key = newFileKey();
-    const handle = await DBOS.startWorkflow(files.steps.presigned, { timeoutMS: 500 })({ key }, 60);
-    await until('the pending row', () => world.row(key));
+    const handle = await DBOS.startWorkflow(files.steps.presigned, { timeoutMS: 3000 })({ key }, longSeconds);
     await expect(handle.getResult()).rejects.toThrow(/cancelled/);
     await isGone(key);
   });
@@ -297,7 +321,7 @@ describeWith(describe, 'the DBOS workflows', s3, (s3) => {
   it('refuse other contents than were announced', async () => {
     const sha256 = createHash('sha256').update('announced').digest('hex');
     const key = newFileKey();
-    const { post, finish, result } = await presign(files.steps, { key }, 5, { size: 9, sha256 });
+    const { post, finish, result } = await presign(files.steps, { key }, longSeconds, { size: 9, sha256 });
     expect((await submitForm(post, 'announced too')).status).toBe(400);
     expect((await submitForm(post, 'ANNOUNCED')).status).toBe(400);
     expect((await submitForm(post, 'announced')).status).toBe(204);
@@ -312,7 +336,7 @@ describeWith(describe, 'the DBOS workflows', s3, (s3) => {
   ])('do not activate %s, should the server let it pass', async (_what, content, withChecksum) => {
     const sha256 = createHash('sha256').update('announced').digest('hex');
     const key = newFileKey();
-    const { finish, result } = await presign(files.steps, { key }, 2, { size: 9, sha256 });
+    const { finish, result } = await presign(files.steps, { key }, longSeconds, { size: 9, sha256 });
     const put = { Bucket: world.bucket, Key: key, Body: content };
     await world.client.send(new PutObjectCommand({ ...put, ...(withChecksum ? { ChecksumAlgorithm: 'SHA256' } : {}) }));
     await finish(true);
@@ -323,7 +347,7 @@ describeWith(describe, 'the DBOS workflows', s3, (s3) => {
   it('activate unchecked without a validator, and say so when they are registered', async () => {
     expect(warnings.filter((line) => line.includes('neither headS3Object nor validateS3Upload'))).toHaveLength(1);
     const key = newFileKey();
-    const { finish, result } = await presign(unchecked, { key }, 5);
+    const { finish, result } = await presign(unchecked, { key }, longSeconds);
     await finish(true);
     expect(await result()).toEqual({ key });
   });
@@ -333,12 +357,11 @@ describeWith(describe, 'the DBOS workflows', s3, (s3) => {
     const blocker = await world.pool.connect();
     await blocker.query('begin');
     await blocker.query(`insert into files (key, state, upload_id, record) values ($1, 'pending', 'x', '{}')`, [key]);
+    const { rows } = await blocker.query('select pg_backend_pid() as pid');
     const handle = await upload(files.steps, { key }, 'content');
     await until('the insert to wait', async () => {
-      const { rowCount } = await world.pool.query(
-        `select 1 from pg_locks where locktype = 'transactionid' and not granted`,
-      );
-      return rowCount === 1 ? true : undefined;
+      const waiting = 'select from pg_stat_activity where $1 = any(pg_blocking_pids(pid))';
+      return (await world.pool.query(waiting, [rows[0].pid])).rowCount === 1 || undefined;
     });
     const update = 'update dbos.workflow_status set owner_xid = $2 where workflow_uuid = $1';
     await world.pool.query(update, [handle.workflowID, 'another process']);
@@ -357,7 +380,7 @@ describeWith(describe, 'the DBOS workflows', s3, (s3) => {
   it('start no clean-up for an execution that has lost its workflow', async () => {
     const key = newFileKey();
     const gate = openable();
-    gates.set(`newActiveFile ${key}`, gate.opened);
+    gates.set(`newActiveFile ${key}`, [gate.opened]);
     broken.add(`newActiveFile ${key}`);
     const handle = await upload(files.transactions, { key }, 'content');
     await until('the object', () => world.object(key));
@@ -395,7 +418,7 @@ describeWith(describe, 'the DBOS workflows', s3, (s3) => {
       code: 'KEY_TAKEN',
       message: expect.stringContaining('still cleans up'),
     });
-    broken.clear();
+    broken.delete(`deleteS3Object ${key}`);
     await cleanUpEnds(first.workflowID);
     await (await upload(strict, { key }, 'third')).getResult();
     expect([await world.row(key), await world.object(key)]).toEqual(['active', 'third']);
@@ -403,13 +426,16 @@ describeWith(describe, 'the DBOS workflows', s3, (s3) => {
 
   it('delete again when the posts of a deleted file have expired', async () => {
     const key = newFileKey();
-    const { post, finish, result } = await presign(strict, { key }, 3);
+    const late = openable();
+    gates.set(`deleteS3Object ${key}`, [Promise.resolve(), late.opened]);
+    const { post, finish, result } = await presign(strict, { key }, longSeconds);
     await submitForm(post, 'first');
     await finish(true);
     await result();
     await (await DBOS.startWorkflow(strict.delete)({ key })).getResult();
     expect((await submitForm(post, 'once more')).status).toBe(204);
     expect(await world.object(key)).toBe('once more');
+    late.open();
     await isGone(key);
   });
 
@@ -423,7 +449,7 @@ describeWith(describe, 'the DBOS workflows', s3, (s3) => {
     const third = DBOS.retrieveWorkflow(`${handle.workflowID}-cleanup-3`);
     await until('the third part', async () => (await third.getStatus()) ?? undefined);
     expect(await DBOS.getEvent(third.workflowID, 'cleanUp')).toMatchObject({ stuckOn: 'deleteS3Object' });
-    broken.clear();
+    broken.delete(`deleteS3Object ${key}`);
     await isGone(key); // by the third part, or by one after it
   });
 });

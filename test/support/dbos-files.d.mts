@@ -1,5 +1,12 @@
 import type { S3Client } from '@aws-sdk/client-s3';
-import type { CallContext, FileRecord, S3FileOptions, S3WorkflowConfig, UploadContent } from '@large-payload/dbos';
+import type {
+  CallContext,
+  FileRecord,
+  PresignedPost,
+  S3FileOptions,
+  S3WorkflowConfig,
+  UploadContent,
+} from '@large-payload/dbos';
 import type { Pool } from 'pg';
 
 export type Mode = 'steps' | 'transactions' | 'plain';
@@ -39,3 +46,6 @@ export interface Files {
 }
 
 export function registerFiles(options: FilesOptions): Files;
+
+export function endingSoon(post: PresignedPost, seconds: number): PresignedPost;
+export function asSigned(post: PresignedPost): PresignedPost;
