@@ -328,11 +328,17 @@ class Exchange {
 
   readonly #onTimeout = (): void => {
     if (this.#over) return;
-    // the peer is not to move: our reader has not taken what came
-    if (this.#response !== undefined && this.#response.readableLength > 0) return this.#watch();
+    if (this.#response !== undefined && this.#response.readableLength > 0) {
+      // the peer is not to move: our reader has not taken what came
+      this.#watch();
+      return;
+    }
     const { bytesRead, bytesWritten, writableLength } = this.#socket ?? {};
     const isAt = `${bytesRead} ${bytesWritten} ${writableLength}`;
-    if (isAt !== this.#halfSilentAt) return this.#watch(isAt);
+    if (isAt !== this.#halfSilentAt) {
+      this.#watch(isAt);
+      return;
+    }
     const { idleTimeoutMs, connectTimeoutMs, errorCode } = this.settings;
     const details = { timedOut: true };
     const waitsForSource = !this.#sent && this.#request.writableLength === 0 && this.#connected;
