@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { createServer, request } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { finished, openWorkplace, type Result, type Workplace } from './lps-fixture.js';
 
 let place: Workplace;
@@ -47,6 +47,12 @@ describe('lps serve', () => {
     return { end: () => upload.destroy() };
   }
 
+  /** Resolves when a service that was told to stop has begun to. */
+  async function isStopping(url: string): Promise<void> {
+    const isReady = async (): Promise<boolean> => (await fetch(`${url}/readyz`).catch(() => undefined))?.ok === true;
+    await vi.waitUntil(async () => !(await isReady()), { timeout: 30_000 });
+  }
+
   it('says where it listens, serves the other commands, and ends with 0 when it is told to stop', async () => {
     const { child, url, result } = await serve();
     const bytes = randomBytes(300_000);
@@ -67,7 +73,8 @@ describe('lps serve', () => {
     const { child, url, result } = await serve();
     const upload = await stalledUpload(url);
     child.kill(signal);
-    await delay(700);
+    await isStopping(url); // two that nobody has looked at yet would be one
+    await delay(200);
     expect(child.exitCode).toBe(null);
     child.kill(signal);
     expect((await result).code).toBe(code);
@@ -77,9 +84,10 @@ describe('lps serve', () => {
   it('takes the two signals that npm makes of one Ctrl-C for one', async () => {
     const { child, url, result } = await serve({ npm_lifecycle_event: 'start' });
     const upload = await stalledUpload(url);
+    // of two kinds and in one go: neither swallowed by the other, nor ever too far apart
     child.kill('SIGINT');
-    await delay(20);
-    child.kill('SIGINT');
+    child.kill('SIGTERM');
+    await isStopping(url);
     await delay(200);
     expect(child.exitCode).toBe(null);
     upload.end();

@@ -148,19 +148,30 @@ async function catalogIdOf(client: pg.Client, schema: string): Promise<string | 
 /** A pooler in transaction mode takes LISTEN, and gives the connection to somebody else. */
 async function listens(client: pg.Client): Promise<boolean> {
   const echo = randomUUID();
-  let timer: NodeJS.Timeout | undefined;
-  const heard = new Promise<boolean>((resolve) => {
-    client.on('notification', ({ payload }) => payload === echo && resolve(true));
-    timer = setTimeout(() => resolve(false), listenMs);
+  let isHeard = false;
+  let stopWaiting = (): void => undefined;
+  client.on('notification', ({ payload }) => {
+    if (payload !== echo) return;
+    isHeard = true;
+    stopWaiting();
   });
   try {
     await client.query('LISTEN lps_doctor');
     await client.query('SELECT pg_notify($1, $2)', ['lps_doctor', echo]);
-    return await heard;
+    if (!isHeard) {
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, listenMs);
+        stopWaiting = () => {
+          clearTimeout(timer);
+          resolve();
+        };
+      });
+    }
+    // what came while this process was held up comes before the answer
+    if (!isHeard) await client.query('SELECT');
+    return isHeard;
   } catch {
     return false; // a standby
-  } finally {
-    clearTimeout(timer);
   }
 }
 

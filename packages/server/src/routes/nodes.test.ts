@@ -10,7 +10,10 @@ import { type RunningApp, request, startApp } from '../http/testing.js';
 import { EventFeed } from '../nodes/event-feed.js';
 import { appendEvents, openReadLeases, type ReadLeases } from '../nodes/read-leases.js';
 
-const leaseMs = 2000;
+/** Far longer than a test: none ends by itself. */
+const leaseMs = 60_000;
+/** Of the feed: its heart-beat is a quarter. */
+const feedLeaseMs = 2000;
 
 let postgres: EmbeddedPostgres;
 let fixture: ReturnType<typeof openFixture>;
@@ -34,7 +37,7 @@ afterAll(async () => {
   await postgres?.stop();
 });
 beforeEach(async () => {
-  feed = new EventFeed({ leases, leaseMs, maxListeners: 2 });
+  feed = new EventFeed({ leases, leaseMs: feedLeaseMs, maxListeners: 2 });
   app = await startApp({ nodes: { leases, feed, maxStuckMs: 300 } });
 });
 afterEach(async () => {
@@ -77,8 +80,8 @@ const told = (id: bigint, name: string) =>
 describe('leases on reading, over HTTP', () => {
   it('are given, listed, and given back', async () => {
     const newest = await leases.newest();
-    const { status, text } = await ask('n-1', { name: 'here', cursor: String(newest), maxStalenessMs: 1000 });
-    expect([status, JSON.parse(text)]).toEqual([200, { newest: String(newest), leaseMs: 1000 }]);
+    const { status, text } = await ask('n-1', { name: 'here', cursor: String(newest), maxStalenessMs: 30_000 });
+    expect([status, JSON.parse(text)]).toEqual([200, { newest: String(newest), leaseMs: 30_000 }]);
     const listed = JSON.parse((await request(app.port, '/v3/nodes')).text).nodes;
     expect(listed).toMatchObject([{ id: 'n-1', kind: 'cache', name: 'here', hasLease: true, cursor: String(newest) }]);
     expect(JSON.parse(await end('n-1'))).toEqual({ ended: true });
@@ -205,7 +208,7 @@ describe('events, over HTTP', () => {
         return leases.events(after, limit);
       },
     };
-    const own = new EventFeed({ leases: counting, leaseMs });
+    const own = new EventFeed({ leases: counting, leaseMs: feedLeaseMs });
     const stop = new AbortController();
     setMaxListeners(0, stop.signal);
     const cursor = await leases.newest();
