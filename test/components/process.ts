@@ -1,4 +1,5 @@
 import { spawn } from 'node:child_process';
+import { randomInt } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, Socket } from 'node:net';
@@ -7,7 +8,10 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
 const maxOutputChars = 16_384;
-const stopTimeoutMs = 10_000;
+/** A machine may give its time to others for a while. */
+const stopTimeoutMs = 30_000;
+/** For the last words of a process that ended, where a child of its own still holds its output. */
+const lastWordsMs = 100;
 
 export interface LoggedProcess {
   readonly pid: number;
@@ -15,7 +19,7 @@ export interface LoggedProcess {
   readonly ended: string | undefined;
   /** The last 16 kB of stdout and stderr. */
   output(): string;
-  /** SIGTERM, then SIGKILL after ten seconds; resolves when the process is gone. */
+  /** SIGTERM, then SIGKILL after half a minute; resolves when the process is gone. */
   stop(): Promise<void>;
   /** SIGKILL; resolves when the process is gone. */
   kill(): Promise<void>;
@@ -44,9 +48,14 @@ export async function spawnLogged(command: string, args: string[], options: Spaw
   let ended: string | undefined;
   const gone = new Promise<void>((resolve) => {
     child.once('exit', (code, signal) => {
-      ended = signal ? `signal ${signal}` : `exit code ${code}`;
       if (child.pid !== undefined) rmSync(pidFile(child.pid), { force: true });
-      resolve();
+      const end = (): void => {
+        clearTimeout(timer);
+        ended ??= signal ? `signal ${signal}` : `exit code ${code}`;
+        resolve();
+      };
+      const timer = setTimeout(end, lastWordsMs);
+      child.once('close', end);
     });
   });
   await once(child, 'spawn'); // rejects with the 'error' event
@@ -109,19 +118,20 @@ export async function retryTakenPorts<T>(start: () => Promise<T>): Promise<T> {
   }
 }
 
-/** `count` different loopback ports that were free a moment ago. */
+/**
+ * Below what systems give to outgoing connections and to port 0 (Linux: from 32768): a port of those may be taken by any
+ * connection before it is listened on, or while its server is away.
+ */
+const ports = { lowest: 10_240, highest: 32_767 } as const;
+
+/** `count` different loopback ports that were free a moment ago, and which nobody is given by chance. */
 export async function freePorts(count: number): Promise<number[]> {
-  // All are held before any is let go: one by one, the kernel may give the same port twice.
-  const servers = await Promise.all(Array.from({ length: count }, () => listenAnywhere()));
-  return Promise.all(
-    servers.map(async (server) => {
-      const address = server.address();
-      server.close();
-      await once(server, 'close');
-      if (address === null || typeof address === 'string') throw new Error('a TCP server without a port');
-      return address.port;
-    }),
-  );
+  const found = new Set<number>();
+  while (found.size < count) {
+    const port = randomInt(ports.lowest, ports.highest + 1);
+    if (await isFree(port)) found.add(port);
+  }
+  return [...found];
 }
 
 export async function freePort(): Promise<number> {
@@ -162,10 +172,17 @@ function pidFile(pid: number): string {
   return join(guardedRoot(), 'pids', String(pid));
 }
 
-async function listenAnywhere(): Promise<ReturnType<typeof createServer>> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  return server;
+async function isFree(port: number): Promise<boolean> {
+  const server = createServer();
+  try {
+    await once(server.listen(port, '127.0.0.1'), 'listening');
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && /^E(ADDRINUSE|ACCES)$/.test(String(error.code))) return false;
+    throw error;
+  }
+  server.close();
+  await once(server, 'close');
+  return true;
 }
 
 function cwdOf({ cwd }: SpawnOptions): { cwd?: string } {

@@ -41,7 +41,7 @@ export interface RunningService {
   output(): string;
   /** Resolves once it has said so. */
   says(text: string): Promise<void>;
-  /** SIGTERM; resolves when it is gone, which takes a SIGKILL after ten seconds. */
+  /** SIGTERM; resolves when it is gone, which takes a SIGKILL after half a minute. */
   stop(): Promise<void>;
   /** Sends a signal, SIGKILL unless told; resolves with how it ended, once it has. */
   kill(signal?: NodeJS.Signals): Promise<string>;
