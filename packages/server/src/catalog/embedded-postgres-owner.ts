@@ -16,6 +16,8 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { LpsError } from '@large-payload/core';
 
 const socketName = 'owner.sock';
+/** For a busy owner to say who it is. */
+const answerMs = 5000;
 
 /** The answer to "does a living process own this directory?" */
 export type OwnerState = { readonly alive: true; readonly description: string } | { readonly alive: false };
@@ -92,6 +94,18 @@ export function describeThisProcess(): string {
   return `pid ${process.pid} on ${hostname().slice(0, 32)}`;
 }
 
+/** Whether a description is of a process of this machine that has ended. One of another machine may live. */
+export function describesDeadProcess(description: string): boolean {
+  const [, pid, host] = /pid (\d+) on (.*)$/.exec(description) ?? [];
+  if (pid === undefined || host !== hostname().slice(0, 32)) return false;
+  try {
+    process.kill(Number(pid), 0);
+    return false;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'ESRCH';
+  }
+}
+
 /** Moved away first and asked again: another starter may have replaced it since we found it dead. */
 async function removeDeadSocket(dir: string, address: string): Promise<void> {
   const aside = `stale-${randomUUID().slice(0, 8)}.sock`;
@@ -131,7 +145,7 @@ function connectOnce(address: string): Promise<'absent' | 'refused' | { text: st
     const described = () => ({ text: text.replace(/[^ -~]/g, '').slice(0, 80) || 'which does not answer' });
     const socket = connect(address);
     socket.setEncoding('utf8');
-    socket.setTimeout(1000, () => {
+    socket.setTimeout(answerMs, () => {
       socket.destroy();
       resolve(described()); // accepted by the kernel: the process is there, but busy
     });

@@ -2,7 +2,7 @@ import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import * as fs from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Readable, Writable } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -10,7 +10,7 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { isLpsError, type LpsError } from '@large-payload/core';
 import { Client } from 'pg';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import {
   type EmbeddedPostgres,
   type EmbeddedPostgresOptions,
@@ -28,6 +28,7 @@ const owners: Owner[] = [];
 const folders: string[] = [];
 
 afterEach(async () => {
+  vi.unstubAllEnvs();
   for (const postgres of started.splice(0)) await postgres.stop();
   for (const owner of owners.splice(0)) owner.kill('SIGKILL');
   for (const folder of folders.splice(0)) {
@@ -36,9 +37,25 @@ afterEach(async () => {
   }
 });
 
+let model: string;
+beforeAll(async () => {
+  const folder = await fs.mkdtemp(join(tmpdir(), 'lps-embedded-test-'));
+  if (isRoot) await fs.chmod(folder, 0o755);
+  model = join(folder, 'data');
+  await (await startEmbeddedPostgres({ dataDir: model })).stop();
+});
+afterAll(() => fs.rm(dirname(model), { recursive: true, force: true }));
+
 /** A data directory that does not exist yet, in a folder that is removed after the test. */
 async function newDataDir(): Promise<string> {
   return join(await newFolder(), 'data');
+}
+
+/** One whose database was made and stopped, for tests of what comes after that: to make one takes longest. */
+async function usedDataDir(): Promise<string> {
+  const dataDir = await newDataDir();
+  await run('cp', ['-a', model, dataDir]);
+  return dataDir;
 }
 
 async function newFolder(): Promise<string> {
@@ -74,7 +91,7 @@ async function query(url: string, sql: string): Promise<Record<string, unknown>[
   }
 }
 
-async function until<T>(what: string, check: () => Promise<T | undefined | false>, timeoutMs = 20_000): Promise<T> {
+async function until<T>(what: string, check: () => Promise<T | undefined | false>, timeoutMs = 40_000): Promise<T> {
   for (const since = Date.now(); Date.now() - since < timeoutMs; await delay(20)) {
     const result = await check().catch(() => undefined);
     if (result !== undefined && result !== false) return result;
@@ -113,10 +130,9 @@ interface Owner {
 }
 
 const ownerScript = `
-  import { runnerImport } from 'vite';
   const [file, options, rows] = process.argv.slice(1);
   process.on('SIGINT', () => console.log('SIGINT'));
-  const { module } = await runnerImport(file, { configFile: false, logLevel: 'error' });
+  const module = await import(file);
   const print = (value) => process.stdout.write(JSON.stringify(value) + '\\n');
   const ready = await module.startEmbeddedPostgres(JSON.parse(options)).catch(({ code, message }) => {
     print({ code, message });
@@ -141,7 +157,7 @@ const ownerScript = `
 `;
 
 function startOwner(options: EmbeddedPostgresOptions | ThrowAwayPostgresOptions, rows = ''): Owner {
-  const file = join(here, 'embedded-postgres.ts');
+  const file = join(here, '..', '..', 'dist', 'catalog', 'embedded-postgres.js'); // as operators have it
   const child = spawn(
     process.execPath,
     ['--input-type=module', '-e', ownerScript, file, JSON.stringify(options), rows],
@@ -204,7 +220,7 @@ describe('a start', () => {
   });
 
   it('is not misled by PG* variables of the environment', async () => {
-    const postgres = await start({ dataDir: await newDataDir() });
+    const postgres = await start({ dataDir: await usedDataDir() });
     Object.assign(process.env, { PGPORT: '1', PGSSLMODE: 'require', PGHOST: 'example.invalid', PGUSER: 'x' });
     try {
       expect(await query(postgres.url, 'select 1 as n')).toEqual([{ n: 1 }]);
@@ -236,8 +252,7 @@ describe('a start', () => {
   });
 
   it.runIf(isRoot)('runs a cluster that another user made as that user, whatever became of its mode', async () => {
-    const dataDir = await newDataDir();
-    await (await start({ dataDir })).stop();
+    const dataDir = await usedDataDir();
     await run('chown', ['-R', '12345:12345', join(dataDir, 'postgres')]);
     await fs.chmod(join(dataDir, 'postgres'), 0o2770);
     const postgres = await start({ dataDir });
@@ -246,8 +261,7 @@ describe('a start', () => {
   });
 
   it('says why PostgreSQL does not come up', async () => {
-    const dataDir = await newDataDir();
-    await (await start({ dataDir })).stop();
+    const dataDir = await usedDataDir();
     await fs.writeFile(join(dataDir, 'postgres', 'PG_VERSION'), '9.6\n');
     const failure = await failureOf(startEmbeddedPostgres({ dataDir }));
     expect(failure.code).toBe('CATALOG_UNAVAILABLE');
@@ -280,7 +294,7 @@ describe('a start', () => {
   });
 
   it.runIf(isRoot)('refuses a socket directory that somebody else put there', async () => {
-    const dataDir = await newDataDir();
+    const dataDir = await usedDataDir();
     const first = await start({ dataDir });
     await first.stop();
     const socketDir = new URL(first.url).searchParams.get('host') ?? '';
@@ -301,7 +315,7 @@ describe('a start', () => {
 
 describe('one owner', () => {
   it('refuses a second process and names the first', async () => {
-    const dataDir = await newDataDir();
+    const dataDir = await usedDataDir();
     const owner = startOwner({ dataDir });
     const { url } = await owner.first;
     const failure = await failureOf(startEmbeddedPostgres({ dataDir }));
@@ -311,7 +325,7 @@ describe('one owner', () => {
   });
 
   it('refuses it also when only the lock in the database tells', async () => {
-    const dataDir = await newDataDir();
+    const dataDir = await usedDataDir();
     const owner = startOwner({ dataDir });
     const { url } = await owner.first;
     await fs.rm(join(dataDir, 'owner.sock'));
@@ -329,7 +343,7 @@ describe('one owner', () => {
   });
 
   it('lets one of two starts win that both find a dead owner', async () => {
-    const dataDir = await newDataDir();
+    const dataDir = await usedDataDir();
     const dead = startOwner({ dataDir });
     await dead.first;
     await killOwner(dead);
@@ -342,7 +356,7 @@ describe('one owner', () => {
   });
 
   it('stays the owner while PostgreSQL itself is down', async () => {
-    const dataDir = await newDataDir();
+    const dataDir = await usedDataDir();
     const postgres = await start({ dataDir });
     process.kill(postgres.pid, 'SIGKILL');
     expect((await failureOf(startEmbeddedPostgres({ dataDir }))).code).toBe('DATA_DIR_IN_USE');
@@ -352,7 +366,7 @@ describe('one owner', () => {
 
 describe('after a crash', () => {
   it('attaches to the postmaster of a killed owner', async () => {
-    const dataDir = await newDataDir();
+    const dataDir = await usedDataDir();
     const owner = startOwner({ dataDir });
     const { pid, url } = await owner.first;
     await query(url ?? '', 'create table t as select 7 as n');
@@ -364,8 +378,21 @@ describe('after a crash', () => {
     expect(await isRunning(postgres.pid)).toBe(false);
   });
 
+  it('waits for the session of a killed owner, when Postgres is slow to notice its end', async () => {
+    const dataDir = await usedDataDir();
+    const owner = startOwner({ dataDir });
+    const { url } = await owner.first;
+    const [session] = await query(url ?? '', `select pid from pg_locks where locktype = 'advisory' and granted`);
+    process.kill(Number(session?.pid), 'SIGSTOP');
+    await killOwner(owner);
+    const starting = start({ dataDir });
+    await query(url ?? '', 'select pg_sleep(3)'); // longer than a living owner is waited for
+    process.kill(Number(session?.pid), 'SIGCONT');
+    expect(await query((await starting).url, 'select 1 as n')).toEqual([{ n: 1 }]);
+  });
+
   it('restarts the postmaster of a killed owner when other settings are asked for', async () => {
-    const dataDir = await newDataDir();
+    const dataDir = await usedDataDir();
     const owner = startOwner({ dataDir });
     const { pid } = await owner.first;
     await killOwner(owner);
@@ -375,7 +402,7 @@ describe('after a crash', () => {
   });
 
   it('has every acknowledged row after owner and PostgreSQL were killed under writes', async () => {
-    const dataDir = await newDataDir();
+    const dataDir = await usedDataDir();
     const acknowledged: string[] = [];
     for (let round = 0; round < 3; round++) {
       const owner = startOwner({ dataDir }, 'write');
@@ -410,7 +437,7 @@ describe('after a crash', () => {
   }
 
   async function stoppedDatabase(): Promise<{ dataDir: string; socketDir: string }> {
-    const dataDir = await newDataDir();
+    const dataDir = await usedDataDir();
     const postgres = await start({ dataDir });
     await postgres.stop();
     return { dataDir, socketDir: new URL(postgres.url).searchParams.get('host') ?? '' };
@@ -450,7 +477,7 @@ describe('after a crash', () => {
   });
 
   it('starts when the pid file names the PostgreSQL of another directory, and leaves that one alone', async () => {
-    const other = await start({ dataDir: await newDataDir() });
+    const other = await start({ dataDir: await usedDataDir() });
     const { dataDir, socketDir } = await stoppedDatabase();
     await leaveLocks(dataDir, socketDir, other.pid);
     await expectToStart(dataDir);
@@ -485,7 +512,7 @@ describe('after a crash', () => {
 
 describe('while running', () => {
   it('brings PostgreSQL back when it is killed, and stays the owner', async () => {
-    const dataDir = await newDataDir();
+    const dataDir = await usedDataDir();
     const postgres = await start({ dataDir });
     await query(postgres.url, 'create table t as select 5 as n');
     for (let round = 0; round < 2; round++) {
@@ -503,7 +530,7 @@ describe('while running', () => {
   });
 
   it('survives the end of its own connection and a crash of the backends', async () => {
-    const postgres = await start({ dataDir: await newDataDir() });
+    const postgres = await start({ dataDir: await usedDataDir() });
     const owner = `select pid from pg_stat_activity where application_name like 'lps owner%'`;
     const lock = `select pid from pg_locks where locktype = 'advisory' and granted`;
     const [first] = await query(postgres.url, owner);
@@ -520,7 +547,7 @@ describe('while running', () => {
   });
 
   it('restarts PostgreSQL when somebody else tells it to stop', async () => {
-    const postgres = await start({ dataDir: await newDataDir() });
+    const postgres = await start({ dataDir: await usedDataDir() });
     const stopped = postgres.pid;
     process.kill(stopped, 'SIGTERM'); // waits for our own connection to end: for ever, if nothing is done
     await until('refusing', () =>
@@ -535,7 +562,7 @@ describe('while running', () => {
   });
 
   it('does not pass the Ctrl-C of the terminal on', async () => {
-    const owner = startOwner({ dataDir: await newDataDir() });
+    const owner = startOwner({ dataDir: await usedDataDir() });
     const { pid, url } = await owner.first;
     owner.kill('SIGINT');
     await until('SIGINT seen', async () => owner.lines.includes('SIGINT'));
@@ -545,7 +572,7 @@ describe('while running', () => {
 
   it('stops cleanly while PostgreSQL is down or coming back', async () => {
     for (const waitMs of [0, 20, 60, 120]) {
-      const dataDir = await newDataDir();
+      const dataDir = await usedDataDir();
       const postgres = await start({ dataDir });
       process.kill(postgres.pid, 'SIGKILL');
       await delay(waitMs);
@@ -575,19 +602,24 @@ describe('a throw-away database', () => {
   });
 
   it('of a killed process is stopped and removed by the next start, that of a living one is not', async () => {
+    // the next start may otherwise be that of another test
+    const folder = await newFolder();
+    vi.stubEnv('TMPDIR', folder);
     const [dead, alive] = [startOwner({ throwAway: true }), startOwner({ throwAway: true })];
     const [{ pid, url }, living] = await Promise.all([dead.first, alive.first]);
-    const folder = await folderOf({ url: url ?? '' });
+    const deadFolder = await folderOf({ url: url ?? '' });
+    expect(dirname(deadFolder)).toBe(folder);
     await killOwner(dead);
     expect(await isRunning(pid ?? 0)).toBe(true);
     const postgres = await start({ throwAway: true });
     expect(await isRunning(pid ?? 0)).toBe(false);
-    expect(await foldersNow()).not.toContain(folder.split('/').at(-1));
+    expect(await foldersNow()).not.toContain(basename(deadFolder));
     await expect(fs.lstat(new URL(url ?? '').searchParams.get('host') ?? '')).rejects.toThrow('ENOENT');
     expect(await query(living.url ?? '', 'select 1 as n')).toEqual([{ n: 1 }]);
     await killOwner(alive);
     await postgres.stop();
     await (await startEmbeddedPostgres({ throwAway: true })).stop(); // sweeps the second
+    expect(await foldersNow()).toEqual([]);
   });
 });
 

@@ -15,7 +15,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { isLpsError, LpsError } from '@large-payload/core';
 import { Client } from 'pg';
 import { prepareCluster, removeSocketDirs } from './embedded-postgres-cluster.js';
-import { dataDirInUse, describeThisProcess, ownDataDir } from './embedded-postgres-owner.js';
+import { dataDirInUse, describesDeadProcess, describeThisProcess, ownDataDir } from './embedded-postgres-owner.js';
 import {
   type Cluster,
   ensurePostmaster,
@@ -54,6 +54,8 @@ export type ThrowAwayPostgresOptions = Omit<EmbeddedPostgresOptions, 'dataDir'> 
 /** Two keys of a session advisory lock in the database `postgres`: "lps", owner. */
 const ownerLock = [0x6c7073, 1] as const;
 const lockWaitMs = 2000;
+/** On a busy machine Postgres may take this long to notice that a process is gone. */
+const deadHolderWaitMs = 60_000;
 const maxBackOffMs = 5000;
 const steadyAfterMs = 60_000;
 const firstTryMs = 20_000;
@@ -280,7 +282,10 @@ async function takeOwnerLock(postmaster: Postmaster, dataDir: string, signal: Ab
       const got = await connection.query<{ ok: boolean }>('select pg_try_advisory_lock($1, $2) as ok', [...ownerLock]);
       if (got.rows[0]?.ok === true) return { pid: postmaster.pid, connection, lost };
       // The session of a process that was just killed may take a moment to end.
-      if (Date.now() - since > lockWaitMs) throw dataDirInUse(dataDir, await lockHolder(connection));
+      const holder = await lockHolder(connection);
+      const isEnding = holder === undefined || describesDeadProcess(holder);
+      if (Date.now() - since > (isEnding ? deadHolderWaitMs : lockWaitMs))
+        throw dataDirInUse(dataDir, holder ?? 'unknown');
       await delay(25, undefined, { signal });
     }
   } catch (error) {
@@ -289,13 +294,14 @@ async function takeOwnerLock(postmaster: Postmaster, dataDir: string, signal: Ab
   }
 }
 
-async function lockHolder(connection: Client): Promise<string> {
+/** How it described itself; `undefined` when it has let go meanwhile. */
+async function lockHolder(connection: Client): Promise<string | undefined> {
   const { rows } = await connection.query<{ name: string }>(
     `select application_name as name from pg_locks join pg_stat_activity using (pid)
       where locktype = 'advisory' and classid = $1 and objid = $2 and granted`,
     [...ownerLock],
   );
-  return rows[0]?.name ?? 'unknown';
+  return rows[0]?.name;
 }
 
 async function makeDatabase(connection: Client): Promise<void> {

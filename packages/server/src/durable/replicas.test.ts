@@ -74,6 +74,23 @@ describe('a replica', () => {
     expect((await site.rows())[0]?.gone_at).toBeInstanceOf(Date);
   });
 
+  it('waits for the answer to its goodbye, also when Postgres is slow to give it', async () => {
+    const replica = site.join({ timeoutMs: 30_000 });
+    await eventually(() => replica.executorId).toBeDefined();
+    const slow = await site.sql.connect();
+    await slow.query(`BEGIN; LOCK TABLE ${site.schema}.replica`);
+    let isClosed = false;
+    const closed = replica.close().then(() => {
+      isClosed = true;
+    });
+    await slow.query('SELECT pg_sleep(1.5)');
+    expect(isClosed).toBe(false);
+    await slow.query('COMMIT');
+    slow.release();
+    await closed;
+    expect((await site.rows())[0]?.gone_at).toBeInstanceOf(Date);
+  });
+
   it('refuses a pooler that hands each statement to another session', async () => {
     const replica = site.join();
     await eventually(() => replica.executorId).toBeDefined();

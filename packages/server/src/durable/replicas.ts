@@ -60,11 +60,16 @@ export interface Replica {
 
 const maxBeatMs = 5000;
 const maxAnswerMs = 5000;
+const letGoMs = 1000;
 const firstBackOffMs = 100;
 
 /** Between two signs of life. */
 export function beatMsOf(timeoutMs: number): number {
   return Math.min(maxBeatMs, timeoutMs / 6);
+}
+
+function answerMsOf(timeoutMs: number): number {
+  return Math.min(maxAnswerMs, timeoutMs / 2);
 }
 
 /** `worker-3:4711:9f86d081`: who, for people, and unique for ever. */
@@ -134,7 +139,7 @@ class Member {
     const { url, timeoutMs } = this.#options;
     const client = new pg.Client({
       ...connectionSettings(url, 'lps replica'),
-      query_timeout: Math.min(maxAnswerMs, timeoutMs / 2),
+      query_timeout: answerMsOf(timeoutMs),
     });
     const over = new AbortController();
     const end = (reason: string): void => over.abort(reason); // the first reason stays
@@ -203,8 +208,9 @@ class Member {
       if (isGoodbye) await client.query(this.#sql.sayGoodbye.text, [this.#id]);
       await client.end();
     };
-    // a half-open connection may not end for minutes
-    await Promise.race([leave().catch(() => undefined), delay(1000, undefined, { ref: false })]);
+    // a half-open connection may not end for minutes; for a goodbye an answer is waited for as long as for any other
+    const withinMs = isGoodbye ? answerMsOf(this.#options.timeoutMs) : letGoMs;
+    await Promise.race([leave().catch(() => undefined), delay(withinMs, undefined, { ref: false })]);
   }
 }
 
