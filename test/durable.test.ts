@@ -36,7 +36,7 @@ beforeEach(async () => {
   schema = `t_${randomBytes(6).toString('hex')}`;
   effects = new Effects(pool, schema);
   await prepare(postgres.url, schema);
-  await effects.prepare();
+  await prepareEffects(effects);
 });
 afterEach(async () => {
   for (const replica of replicas) await replica.kill();
@@ -62,16 +62,60 @@ async function untilLeads(...candidates: ReplicaProcess[]): Promise<ReplicaProce
   });
 }
 
-const steps = async (id: string): Promise<string[]> => (await effects.of(id)).map(({ step }) => step);
+async function untilOneLeads(...candidates: ReplicaProcess[]): Promise<void> {
+  await until('one leader', async () => {
+    const states = await Promise.all(candidates.map((replica) => replica.state()));
+    return states.filter(({ leads }) => leads).length === 1 || undefined;
+  });
+}
+
+async function prepareEffects(of: Effects): Promise<void> {
+  await of.prepare();
+  await of.pool.query('CREATE TABLE IF NOT EXISTS public.stall (pid integer, since timestamptz, until timestamptz)');
+}
+
+/**
+ * How many were declared gone beside those that have `ended`. Each of them stood still for a while, as on a busy machine
+ * a process may; throws when one is gone that did not.
+ */
+async function strayed(of: Effects, ended: readonly ReplicaProcess[]): Promise<number> {
+  const text = `SELECT pid, EXISTS (SELECT FROM public.stall s
+      WHERE s.pid = r.pid AND s.since <= r.gone_at AND s.until >= r.seen_at) AS stood
+    FROM ${of.schema}.replica r WHERE gone_at IS NOT NULL ORDER BY stood`;
+  return until('the reason why a replica is gone', async () => {
+    const { rows } = await of.pool.query<{ pid: number; stood: boolean }>(text);
+    const pids = ended.map(({ pid }) => pid);
+    const others = rows.filter(({ pid }) => {
+      const at = pids.indexOf(pid);
+      if (at >= 0) pids.splice(at, 1);
+      return at < 0;
+    });
+    return others.every(({ stood }) => stood) ? others.length : undefined;
+  });
+}
+
+/** These steps were done, and no other. Whoever stood still for too long may have left one to be done once more. */
+async function expectSteps(
+  id: string,
+  expected: readonly string[],
+  ended: readonly ReplicaProcess[],
+  of = effects,
+): Promise<void> {
+  const done = (await of.of(id)).map(({ step }) => step);
+  const more = await strayed(of, ended);
+  if (more === 0) return expect(done).toEqual(expected);
+  expect([...new Set(done)]).toEqual([...new Set(expected)]);
+  expect(done.length).toBeLessThanOrEqual(expected.length + more);
+}
 
 describe('replicas', () => {
   it('begin all at once on an empty database, and one of them leads', async () => {
     const all = [begin(), begin(), begin(), begin()];
     await Promise.all(all.map((replica) => replica.running()));
-    await untilLeads(...all);
-    const states = await Promise.all(all.map((replica) => replica.state()));
-    expect(states.filter(({ leads }) => leads)).toHaveLength(1);
-    expect(new Set((await effects.replicas()).map((row) => row.executor_id)).size).toBe(4);
+    await untilOneLeads(...all);
+    expect(new Set((await effects.replicas()).map((row) => row.executor_id)).size).toBe(
+      4 + (await strayed(effects, [])),
+    );
   });
 
   it('go on with the work of one that was killed: finished steps stay, the one under way is done again', async () => {
@@ -87,7 +131,7 @@ describe('replicas', () => {
     await effects.open(schema);
     for (const id of ['killed-1', 'killed-2']) {
       await effects.untilEnded(id);
-      expect(await steps(id)).toEqual(['before', 'at the gate', 'at the gate', 'after']);
+      await expectSteps(id, ['before', 'at the gate', 'at the gate', 'after'], [second]);
       expect([first.pid, third.pid]).toContain((await effects.of(id)).at(-1)?.pid);
     }
   });
@@ -104,7 +148,7 @@ describe('replicas', () => {
     await effects.untilDone('led', 'at the gate', 2);
     await effects.open(schema);
     await effects.untilEnded('led');
-    expect(await steps('led')).toEqual(['before', 'at the gate', 'at the gate', 'after']);
+    await expectSteps('led', ['before', 'at the gate', 'at the gate', 'after'], [first]);
   });
 
   it('take up at once what one left that said goodbye', async () => {
@@ -128,6 +172,7 @@ describe('kill -9 of a random replica, over and over', () => {
     async () => {
       const live = [await beginAndRun(), await beginAndRun(), await beginAndRun()];
       const ids: string[] = [];
+      const dead: ReplicaProcess[] = [];
       for (let kill = 1; kill <= kills; kill += 1) {
         const gate = `${schema} ${kill}`;
         const begun = live.flatMap((replica, index) =>
@@ -135,26 +180,28 @@ describe('kill -9 of a random replica, over and over', () => {
         );
         await Promise.all(begun.map(({ replica, id }) => replica.start('gated', id, { gate })));
         ids.push(...begun.map(({ id }) => id));
-        const [victim] = live.splice(randomInt(live.length), 1);
-        const killed = delay(randomInt(100)).then(() => victim?.kill()); // anywhere between first step and last
+        const victims = live.splice(randomInt(live.length), 1);
+        dead.push(...victims);
+        const killed = delay(randomInt(100)).then(() => victims[0]?.kill()); // anywhere between first step and last
         await effects.open(gate);
         await killed;
         live.push(await beginAndRun());
       }
+      for (const id of ids) await effects.untilEnded(id);
+      await until('the dead, counted', async () => {
+        const gone = (await effects.replicas()).filter(({ gone_at: goneAt }) => goneAt !== null).map(({ pid }) => pid);
+        return dead.every(({ pid }) => gone.includes(pid)) || undefined;
+      });
+      const more = await strayed(effects, dead);
       for (const id of ids) {
-        await effects.untilEnded(id);
-        const done = await steps(id);
+        const done = (await effects.of(id)).map(({ step }) => step);
         expect(done).toEqual(expect.arrayContaining(['before', 'at the gate', 'after']));
-        expect(done.at(-1)).toBe('after');
+        if (more === 0) expect(done.at(-1)).toBe('after');
       }
       const { rows } = await pool.query(
         `SELECT status, count(*)::int FROM "${schema}_dbos".workflow_status GROUP BY 1`,
       );
       expect(rows).toEqual([{ status: 'SUCCESS', count: ids.length }]);
-      await until('the dead, counted', async () => {
-        const gone = (await effects.replicas()).filter(({ gone_at: goneAt }) => goneAt !== null);
-        return gone.length === kills || undefined;
-      });
     },
     isLong ? 1_200_000 : 120_000,
   );
@@ -192,13 +239,16 @@ describe('a replica that was stopped for a while', () => {
       await stopped.running(2);
       await effects.open(schema);
       await effects.untilEnded(`stopped-${which}`);
-      expect(await steps(`stopped-${which}`)).toEqual(['before', 'at the gate', 'at the gate', 'after']);
-      const ids = (await effects.replicas()).filter(({ pid }) => pid === stopped.pid);
-      expect(ids.map(({ gone_at: goneAt }) => goneAt !== null)).toEqual([true, false]);
+      await expectSteps(`stopped-${which}`, ['before', 'at the gate', 'at the gate', 'after'], [stopped]);
+      const lives = async (): Promise<boolean[]> =>
+        (await effects.replicas())
+          .filter(({ pid }) => pid === stopped.pid)
+          .map(({ gone_at: goneAt }) => goneAt === null);
+      expect((await lives())[0]).toBe(false);
+      await until('its new life', async () => (await lives()).at(-1) || undefined);
       await stopped.start('gated', `afterwards-${which}`, { gate: schema });
       await effects.untilEnded(`afterwards-${which}`);
-      const states = [await stopped.state(), await other.state()];
-      expect(states.filter(({ leads }) => leads)).toHaveLength(1);
+      await untilOneLeads(stopped, other);
     },
   );
 });
@@ -216,7 +266,7 @@ describe('two versions side by side', () => {
     expect((await effects.of('old')).at(-1)?.pid).toBe(alsoOld.pid);
     await alsoOld.kill();
     expect(await leader.saysStranded()).toEqual({ '1': 1 });
-    expect((await leader.state()).stranded).toBe(1);
+    await until('its count', async () => (await leader.state()).stranded === 1 || undefined);
     await effects.open(schema);
     const back = await beginAndRun({ version: '1' });
     await effects.untilEnded('old');
@@ -246,7 +296,7 @@ describe('Postgres', () => {
     const own = new pg.Pool({ connectionString: url, max: 2 });
     own.on('error', () => undefined);
     const there = new Effects(own, schema);
-    await there.prepare();
+    await prepareEffects(there);
     const two = [await beginAndRun({ url }), await beginAndRun({ url })] as const;
     await two[0].start('gated', 'outage', { gate: schema });
     await there.untilDone('outage', 'at the gate');
@@ -261,8 +311,9 @@ describe('Postgres', () => {
     const goneOf = async (pid: number): Promise<unknown> =>
       (await there.replicas()).find((row) => row.pid === pid)?.gone_at;
     await until('the end of the third, noticed', async () => ((await goneOf(third.pid)) === null ? undefined : true));
-    expect(await Promise.all(two.map(({ pid }) => goneOf(pid)))).toEqual([null, null]);
-    expect((await there.of('outage')).map(({ step }) => step)).toEqual(['before', 'at the gate', 'after']);
+    if ((await strayed(there, [third])) === 0)
+      expect(await Promise.all(two.map(({ pid }) => goneOf(pid)))).toEqual([null, null]);
+    await expectSteps('outage', ['before', 'at the gate', 'after'], [third], there);
     for (const replica of two) await replica.close();
     await own.end();
     await second.stop();
