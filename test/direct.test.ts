@@ -51,13 +51,16 @@ async function untilDirect(port: number): Promise<void> {
   await until('direct uploads', async () => (await metric(port, 'lps_durable_running')) === 1 || undefined);
 }
 
+/** Told to stop, it does not wait for uploads that nobody will complete. */
+const atOnce = ['--shutdown-timeout', '0s'];
+
 const s3 = await startVersitygw();
 
 describeWith(describe, 'uploads past the service', s3, (s3) => {
   let service: RunningService;
   let port: number;
   beforeAll(async () => {
-    service = await startService({ store: s3 });
+    service = await startService({ store: s3, args: atOnce });
     ({ port } = service);
     await untilDirect(port);
   });
@@ -217,7 +220,8 @@ describeWith(describe, 'uploads past the service', s3, (s3) => {
 
   it('are not offered when the operator says so, and then nor are downloads', async () => {
     await service.stop();
-    service = await startService({ store: s3, dataDir: service.dataDir, args: ['--no-direct-transfers'] });
+    const args = [...atOnce, '--no-direct-transfers'];
+    service = await startService({ store: s3, dataDir: service.dataDir, args });
     ({ port } = service);
     const blob = newBlob(5000);
     expect(await offerOf(port, blob)).toMatchObject({ status: 501, code: 'NOT_SUPPORTED' });

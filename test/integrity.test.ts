@@ -123,7 +123,7 @@ describe.each(places)('on $name', ({ options, write, damage, remove }) => {
     const blob = await stored(20_000);
     await remove(blob);
     await makeTouchDue(service, blob);
-    await expect.poll(async () => (await put(port, blob)).status, { timeout: 10_000 }).toBe(201);
+    await expect.poll(async () => (await put(port, blob)).status, { timeout: 40_000 }).toBe(201);
     await expectHealed(blob, 200);
   });
 

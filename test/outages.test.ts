@@ -25,8 +25,6 @@ import { type RunningService, startService } from './support/service.ts';
 import { until } from './support/until.ts';
 
 const size = 20_000;
-/** While Postgres hangs, a read may wait for it so long before it goes to the store without it. */
-const maxReadMs = 15_000;
 
 const cleanUps: (() => unknown)[] = [];
 afterEach(async () => {
@@ -71,16 +69,13 @@ describe('Postgres', () => {
     const known = await stored(port);
     const [postmaster = 0] = postgresPids(dataDir);
     process.kill(postmaster, 'SIGKILL');
-    let reads = 0;
     const fresh = newBlob(size);
-    await until('the first upload afterwards', async () => {
+    for (let isBack = false; !isBack; ) {
       expect(await read(port, sized(known))).toEqual(rightRead);
-      reads += 1;
       const answer = await put(port, fresh);
-      if (answer.status !== 503) return answer.status === 201;
-      return void expectAway(answer, 'CATALOG_UNAVAILABLE');
-    });
-    expect(reads).toBeGreaterThan(0);
+      isBack = answer.status === 201;
+      if (!isBack) expectAway(answer, 'CATALOG_UNAVAILABLE');
+    }
     await expectAllWell(port, [known, fresh]);
     expect(postgresPids(dataDir)[0]).not.toBe(postmaster);
   });
@@ -93,16 +88,12 @@ describe('Postgres', () => {
     const stopped = signalPostgres(dataDir, 'SIGSTOP');
     const goOn = (): void => stopped.forEach((pid) => void process.kill(pid, 'SIGCONT'));
     cleanUps.push(() => signalPostgres(dataDir, 'SIGCONT'));
-    const since = performance.now();
     const [answer, ...reads] = await Promise.all([
       put(port, newBlob(size)),
-      ...[known, neverRead, known, neverRead].map(async (blob) => {
-        const got = await read(port, sized(blob));
-        return { ...got, inTime: performance.now() - since < maxReadMs };
-      }),
+      ...[known, neverRead, known, neverRead].map((blob) => read(port, sized(blob))),
     ]);
     expectAway(answer, 'CATALOG_UNAVAILABLE');
-    for (const got of reads) expect(got).toEqual({ ...rightRead, inTime: true });
+    for (const got of reads) expect(got).toEqual(rightRead);
     expect((await request(port, '/healthz')).status).toBe(200);
     goOn();
     await expectAllWell(port, [known, neverRead]);
@@ -197,7 +188,7 @@ describe('the disk of the file store', () => {
 
 describe('SIGTERM', () => {
   it('lets an upload finish, is not ready meanwhile, and then ends with 0', async () => {
-    const service = await start({});
+    const service = await start({ args: ['--shutdown-timeout', '1h'] });
     const { port } = service;
     const blob = newBlob(size);
     const upload = await stalledPut(port, blob, size / 2);
@@ -226,9 +217,7 @@ describe('SIGTERM', () => {
     await upload.write(blob.bytes.subarray(size / 2));
     expect(await upload.until(/"Key"/)).toMatch(/^HTTP\/1\.1 201 /);
     // its connection is kept alive by the client, and holds up nobody until --shutdown-timeout
-    const since = performance.now();
     expect(await ended).toBe('exit code 0');
-    expect(performance.now() - since).toBeLessThan(15_000);
     const { port: again } = await start({ dataDir: service.dataDir });
     expect(await read(again, sized(blob))).toEqual(rightRead);
   });
@@ -244,11 +233,9 @@ describe('SIGTERM', () => {
   });
 
   it('does not wait for a stalled upload beyond --shutdown-timeout', async () => {
-    const service = await start({ args: ['--shutdown-timeout', '1s'] });
+    const service = await start({ args: ['--shutdown-timeout', '1s', '--idle-timeout', '1h', '--min-rate', '0'] });
     const upload = await stalledPut(service.port, newBlob(size), size / 2);
-    const since = performance.now();
     expect(await service.kill('SIGTERM')).toBe('exit code 0');
-    expect(performance.now() - since).toBeLessThan(15_000);
     await upload.untilClosed();
     expect(upload.received).not.toMatch(/ 20[01] /);
   });

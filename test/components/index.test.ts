@@ -226,11 +226,11 @@ describe('a spawned process', () => {
       console.log(JSON.stringify({ dir, pid }));
       process.kill(process.pid, 'SIGKILL');`;
     const parent = await spawnLogged(process.execPath, ['--input-type=module', '-e', script]);
-    await expect.poll(() => parent.ended, { timeout: 20_000 }).toBe('signal SIGKILL');
+    await expect.poll(() => parent.ended, { timeout: 40_000 }).toBe('signal SIGKILL');
     const { dir, pid } = JSON.parse(parent.output());
-    await expect.poll(() => isAlive(pid), { timeout: 10_000 }).toBe(false);
-    await expect.poll(() => existsSync(dir), { timeout: 10_000 }).toBe(false);
-  });
+    await expect.poll(() => isAlive(pid), { timeout: 30_000 }).toBe(false);
+    await expect.poll(() => existsSync(dir), { timeout: 30_000 }).toBe(false);
+  }, 120_000);
 });
 
 it('finds different free ports', async () => {

@@ -94,11 +94,11 @@ export interface RefusedStart {
   readonly stderr: string;
 }
 
-/** Starts a service that refuses; ended by force when it does not within half a minute. */
+/** Starts a service that refuses; ended by force when it does not within a minute. */
 export function refusedStart(options: ServiceOptions & { readonly dataDir: string }): Promise<RefusedStart> {
   const { args, env } = commandFor(options);
   return new Promise((resolve) => {
-    const spawned = { env: { ...process.env, ...env }, timeout: 30_000 };
+    const spawned = { env: { ...process.env, ...env }, timeout: 60_000 };
     const child = execFile(process.execPath, args, spawned, (_error, stdout, stderr) => {
       resolve({ exitCode: child.exitCode, stdout, stderr });
     });

@@ -147,15 +147,15 @@ describe('outages', () => {
   });
 
   it('a statement that waits too long, or whose connection is ended, is refused retryably', async () => {
-    const catalog = await fixture.open({ statementTimeoutMs: 300, cacheEntries: 0 });
+    const hasty = await fixture.open({ statementTimeoutMs: 300, cacheEntries: 0 });
+    const patient = await fixture.open({ cacheEntries: 0 });
     const key = newKey();
-    const row = await makeLive(catalog, key);
+    const row = await makeLive(patient, key);
     await fixture.age(key, 86_400_000);
     const client = await fixture.sql.connect();
     await client.query('BEGIN');
     await client.query(`SELECT FROM ${fixture.schema}.blob WHERE id = $1 FOR UPDATE`, [row.id]);
-    await expect(catalog.touch([row])).rejects.toMatchObject(unavailable);
-    const patient = await fixture.open({ cacheEntries: 0 });
+    await expect(hasty.touch([row])).rejects.toMatchObject(unavailable);
     const ended = patient.touch([row]).then(
       () => 'touched',
       (error: unknown) => error,
@@ -166,7 +166,7 @@ describe('outages', () => {
     expect(await ended).toMatchObject(unavailable);
     await client.query('ROLLBACK');
     client.release();
-    expect(await catalog.touch([row])).toMatchObject([{ state: 'live', touchDue: false }]);
+    expect(await patient.touch([row])).toMatchObject([{ state: 'live', touchDue: false }]);
   });
 
   it('read-only: writes are refused retryably, reads go on', async () => {
