@@ -2,7 +2,6 @@
 import { randomUUID } from 'node:crypto';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import type { S3Client } from '@aws-sdk/client-s3';
 import {
   type CliResult,
@@ -26,14 +25,13 @@ import {
   orderOf,
   type Places,
   type RanWorkflow,
+  reviewedBundle,
   runReviewed,
   temporalBucketArgs,
 } from './support/codec-kinds.ts';
 import { countKinds } from './support/history.ts';
 import { lps } from './support/lps.ts';
 import { type RunningService, startService } from './support/service.ts';
-
-const workflowsPath = fileURLToPath(new URL('./fixtures/codec-workflows.ts', import.meta.url));
 
 Runtime.install({
   telemetryOptions: { logging: { filter: 'OFF', forward: {} } },
@@ -106,7 +104,8 @@ describeWith(describe, 'Temporal’s command line', parts, ({ temporal, gateway,
       const dataConverter = converterFor('codec', { ...places, url: writesClaims.url });
       const client = new Client({ connection, namespace, dataConverter });
       const handle = client.workflow.getHandle<typeof reviewed>(workflowId);
-      const worker = await Worker.create({ connection: nativeConnection, taskQueue, workflowsPath, dataConverter });
+      const workflowBundle = await reviewedBundle();
+      const worker = await Worker.create({ connection: nativeConnection, taskQueue, workflowBundle, dataConverter });
       const result = await worker.runUntil(handle.result());
       expect(result).toEqual({ ...order, verdict: 'reviewed: from the command line' });
       expect(countKinds(await handle.fetchHistory(), 0)).toEqual({ codec: 2 });

@@ -28,7 +28,7 @@ import { type DataConverter, ExternalStorage, type StorageDriver } from '@tempor
 import { GcsStorageDriver } from '@temporalio/external-storage-gcs';
 import { S3StorageDriver } from '@temporalio/external-storage-s3';
 import { AwsSdkS3StorageDriverClient } from '@temporalio/external-storage-s3-aws-sdk';
-import { DefaultLogger, NativeConnection, Runtime, Worker } from '@temporalio/worker';
+import { bundleWorkflowCode, DefaultLogger, NativeConnection, Runtime, Worker } from '@temporalio/worker';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { movingOver } from './fixtures/move-over-workflows.ts';
 import { countKinds } from './support/history.ts';
@@ -47,6 +47,7 @@ const temporal = await startTemporal();
 const gateway = temporal && (await startVersitygw());
 const servers = temporal && gateway ? { temporal, gateway } : undefined;
 if (servers === undefined) await temporal?.stop();
+const workflowBundle = await bundleWorkflowCode({ workflowsPath, logger: new DefaultLogger('ERROR', () => {}) });
 
 const bytes = (size: number): Uint8Array => new Uint8Array(randomBytes(size));
 const results = [bytes(0), bytes(600_000), bytes(700_000)];
@@ -108,7 +109,7 @@ describeWith(describe, 'moving over from Temporal’s S3 driver', servers, ({ te
       const before = await Worker.create({
         connection: nativeConnection,
         taskQueue,
-        workflowsPath,
+        workflowBundle,
         activities,
         dataConverter: theirConverter(),
       });
@@ -132,16 +133,16 @@ describeWith(describe, 'moving over from Temporal’s S3 driver', servers, ({ te
 
       // their history replays with ours, and not without the driver that reads their claims
       const plugin = newPlugin(mode);
-      await Worker.runReplayHistory({ workflowsPath, plugins: [plugin] }, theirHistory, handle.workflowId);
+      await Worker.runReplayHistory({ workflowBundle, plugins: [plugin] }, theirHistory, handle.workflowId);
       const blind = newPlugin(mode, false);
-      await expect(Worker.runReplayHistory({ workflowsPath, plugins: [blind] }, theirHistory)).rejects.toThrow();
+      await expect(Worker.runReplayHistory({ workflowBundle, plugins: [blind] }, theirHistory)).rejects.toThrow();
 
       // after: client and worker with the plugin; the worker replays what the other one did
       const client = new Client({ connection, plugins: [plugin] });
       const after = await Worker.create({
         connection: nativeConnection,
         taskQueue,
-        workflowsPath,
+        workflowBundle,
         activities,
         plugins: [plugin],
       });

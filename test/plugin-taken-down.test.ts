@@ -5,7 +5,14 @@ import type { Payload } from '@large-payload/core';
 import { LargePayloadPlugin, type PluginMode } from '@large-payload/temporal';
 import { describeWith, startTemporal } from '@large-payload/test-components';
 import { Client, Connection, type WorkflowHandle } from '@temporalio/client';
-import { DefaultLogger, NativeConnection, Runtime, Worker, type WorkerOptions } from '@temporalio/worker';
+import {
+  bundleWorkflowCode,
+  DefaultLogger,
+  NativeConnection,
+  Runtime,
+  Worker,
+  type WorkerOptions,
+} from '@temporalio/worker';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import type { lengthOf, measuredLater } from './fixtures/taken-down-workflows.ts';
 import { kindOf, payloadsIn } from './support/history.ts';
@@ -22,6 +29,7 @@ const workflowsPath = fileURLToPath(new URL('./fixtures/taken-down-workflows.ts'
 const bytes = 300_000;
 
 const temporal = await startTemporal();
+const workflowBundle = await bundleWorkflowCode({ workflowsPath, logger: new DefaultLogger('ERROR', () => undefined) });
 
 describeWith(describe, 'a payload that was taken down', temporal, (temporal) => {
   let service: RunningService;
@@ -82,7 +90,7 @@ describeWith(describe, 'a payload that was taken down', temporal, (temporal) => 
   for (const mode of ['codec', 'driver'] as const) {
     it(`fails the activity that needs it for good, and the workflow is told why (mode ${mode})`, async () => {
       const [taskQueue, later] = [randomUUID(), randomUUID()];
-      await startWorker(mode, { taskQueue, workflowsPath });
+      await startWorker(mode, { taskQueue, workflowBundle });
       const client = new Client({ connection: clientConnection, plugins: [newPlugin(mode)] });
       const handle = await client.workflow.start<typeof measuredLater>('measuredLater', {
         taskQueue,
@@ -109,7 +117,7 @@ describeWith(describe, 'a payload that was taken down', temporal, (temporal) => 
       });
       const claim = await claimIn(handle);
       const key = await takeDown();
-      await startWorker(mode, { taskQueue, workflowsPath });
+      await startWorker(mode, { taskQueue, workflowBundle });
       const message = await until('a failed workflow task', async () => {
         const { events } = await handle.fetchHistory();
         return events?.find((event) => event.workflowTaskFailedEventAttributes)?.workflowTaskFailedEventAttributes

@@ -8,7 +8,7 @@ import { Client, Connection } from '@temporalio/client';
 import { type DataConverter, ExternalStorage, type StorageDriver } from '@temporalio/common';
 import { S3StorageDriver } from '@temporalio/external-storage-s3';
 import { AwsSdkS3StorageDriverClient } from '@temporalio/external-storage-s3-aws-sdk';
-import { NativeConnection, Worker } from '@temporalio/worker';
+import { bundleWorkflowCode, DefaultLogger, NativeConnection, Worker, type WorkflowBundle } from '@temporalio/worker';
 import type { Order, Reviewed, reviewed } from '../fixtures/codec-workflows.ts';
 import { countKinds, type FoundPayload, payloadsIn } from './history.ts';
 
@@ -76,6 +76,14 @@ export function temporalS3Storage(bucket: string, s3: S3Client): ExternalStorage
   return new ExternalStorage({ drivers: [driver as StorageDriver], payloadSizeThreshold: threshold });
 }
 
+let bundle: Promise<WorkflowBundle> | undefined;
+
+/** The workflow `reviewed`, bundled once for all workers of a test file. */
+export function reviewedBundle(): Promise<WorkflowBundle> {
+  bundle ??= bundleWorkflowCode({ workflowsPath, logger: new DefaultLogger('ERROR', () => {}) });
+  return bundle;
+}
+
 /** One workflow from start to end, with a worker of its own. */
 export async function runReviewed(
   { address, namespace }: TemporalServer,
@@ -90,7 +98,7 @@ export async function runReviewed(
       connection: nativeConnection,
       namespace,
       taskQueue,
-      workflowsPath,
+      workflowBundle: await reviewedBundle(),
       dataConverter,
     });
     const client = new Client({ connection, namespace, dataConverter });
