@@ -28,8 +28,9 @@ import { type UploadWorkflow, uploadWorkflow } from './upload-workflow.js';
 const server = await startVersitygw();
 afterAll(() => server?.stop());
 
-/** With the URL ends the patience for the message; the last look at the bucket is a second after that. */
-const patience = { finishGraceSeconds: 0, latePassesSeconds: [1] };
+/** With the URL ends the patience for the message; the last look at the bucket is a moment after that. */
+const patience = { finishGraceSeconds: 0, latePassesSeconds: [0.2] };
+const shortSeconds = 0.2;
 
 interface Blob {
   readonly key: BlobKey;
@@ -55,8 +56,10 @@ describeWith(describe, 'direct uploads', server, (server) => {
   let database: Database;
   let urls: UploadUrls;
   let uploads: DirectUploads;
-  /** Given up after a second. */
+  /** Given up at once, nearly; the URL itself lives for a second at least. */
   let short: DirectUploads;
+  /** Looks at the bucket that wait, by their blob's name: the first one for the first of these, and so on. */
+  const looks = new Map<string, Promise<void>[]>();
   let dbos: pg.Pool;
   let raised: { kind: string; key?: unknown }[] = [];
   const alarms: Alarms = { raise: (kind, details) => void raised.push({ kind, ...details }) };
@@ -74,7 +77,7 @@ describeWith(describe, 'direct uploads', server, (server) => {
       databaseUrl: postgres.url,
       schema: fixture.schema,
       applicationVersion: '1',
-      workflows: { directUpload: uploadWorkflow(effects, patience) },
+      workflows: { directUpload: uploadWorkflow({ ...effects, settle }, patience) },
       log: keptLog(),
     });
     workflows = {
@@ -87,7 +90,8 @@ describeWith(describe, 'direct uploads', server, (server) => {
     });
     urls = openUploadUrls({ database, schema: fixture.schema, lateMs: 60_000 });
     uploads = openWith({});
-    short = openWith({ lifetimeMs: 1000 });
+    const startShort: UploadWorkflows['start'] = (upload) => workflows.start(upload, shortSeconds);
+    short = openWith({ lifetimeMs: 1000, workflows: { ...workflows, start: startShort } });
     dbos = new pg.Pool({ connectionString: postgres.url, max: 2 });
     dbos.on('error', () => undefined);
     runtime.setExecutorId('one');
@@ -105,6 +109,19 @@ describeWith(describe, 'direct uploads', server, (server) => {
     await postgres.stop();
   });
 
+  async function settle(upload: Parameters<UploadEffects['settle']>[0]): Promise<void> {
+    await looks.get(upload.lease.key)?.shift();
+    await effects.settle(upload);
+  }
+  /** Holds the n-th look at the bucket back. */
+  const holdLook = ({ name }: Blob, number: 1 | 2): (() => void) => {
+    let open = (): void => undefined;
+    const opened = new Promise<void>((resolve) => {
+      open = resolve;
+    });
+    looks.set(name, number === 1 ? [opened] : [Promise.resolve(), opened]);
+    return open;
+  };
   const eventually = <T>(ask: () => T | Promise<T>) => expect.poll(ask, { interval: 20, timeout: 30_000 });
   const openWith = (options: Partial<Parameters<typeof openDirectUploads>[0]>): DirectUploads => {
     const { presignPut } = source;
@@ -189,8 +206,10 @@ describeWith(describe, 'direct uploads', server, (server) => {
 
   it('make the blob live when the client vanished behind its last byte', async () => {
     const blob = newBlob();
+    const look = holdLook(blob, 1);
     const { uploadId } = await begun(blob, short);
     await write(blob.name, blob.bytes, 'SHA256');
+    look();
     await untilCleaned(uploadId);
     expect(await stateOf(blob)).toEqual(live);
     expect((await store.get(blob.name))?.info.size).toBe(1000);
@@ -198,9 +217,11 @@ describeWith(describe, 'direct uploads', server, (server) => {
 
   it('make the blob live when its bytes came after the URL had ended', async () => {
     const blob = newBlob();
+    const lastLook = holdLook(blob, 2);
     const { uploadId } = await begun(blob, short);
     await eventually(() => fixture.read(blob.key)).toBeUndefined();
     await write(blob.name, blob.bytes); // a slow upload that began in time
+    lastLook();
     await untilCleaned(uploadId);
     expect(await stateOf(blob)).toEqual(live);
   });
@@ -240,11 +261,13 @@ describeWith(describe, 'direct uploads', server, (server) => {
 
   it('do not take away what somebody else uploaded meanwhile', async () => {
     const blob = newBlob();
+    const look = holdLook(blob, 1);
     const given = await begun(blob, short);
     const other = await begun(blob);
     expect(await stateOf(blob)).toEqual({ state: 'uploading', leases: 2 });
     expect(await send(other, blob.bytes)).toBe(200);
     await uploads.complete(other.uploadId);
+    look();
     await untilCleaned(given.uploadId);
     expect(await stateOf(blob)).toEqual(live);
     expect(await source.head(blob.name)).toBeDefined();
@@ -275,10 +298,12 @@ describeWith(describe, 'direct uploads', server, (server) => {
   it('do not bring back what was deleted or taken down', async () => {
     for (const state of ['deleting', 'gone', 'taken_down'] as const) {
       const blob = newBlob();
+      const look = holdLook(blob, 1);
       const offer = await begun(blob, short);
       await write(blob.name, blob.bytes, 'SHA256');
       await fixture.force(blob.key, state);
       await expect(uploads.complete(offer.uploadId)).rejects.toMatchObject({ code: 'TRY_AGAIN' });
+      look();
       await untilCleaned(offer.uploadId);
       expect((await fixture.read(blob.key))?.state).toBe(state);
     }
@@ -296,10 +321,12 @@ describeWith(describe, 'direct uploads', server, (server) => {
 
   it('end when the blob is blocked meanwhile, and are not begun while it is', async () => {
     const blob = newBlob();
+    const look = holdLook(blob, 1);
     const offer = await begun(blob, short);
     await write(blob.name, blob.bytes, 'SHA256');
     await fixture.block(blob.key);
     await expect(uploads.complete(offer.uploadId)).rejects.toMatchObject({ code: 'BLOB_BLOCKED' });
+    look();
     await untilCleaned(offer.uploadId);
     expect(await fixture.read(blob.key)).toBeUndefined();
     await expect(uploads.begin(blob.key, 1000)).rejects.toMatchObject({ code: 'BLOB_BLOCKED' });
