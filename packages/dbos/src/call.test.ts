@@ -36,7 +36,7 @@ describe('a call of a callback', () => {
       expect(seen?.signal.aborted).toBe(true);
       expect(endedLate).not.toHaveBeenCalled();
       end();
-      await vi.waitFor(() => expect(endedLate).toHaveBeenCalledOnce());
+      await vi.waitFor(() => expect(endedLate).toHaveBeenCalledOnce(), 30_000);
     }
   });
 

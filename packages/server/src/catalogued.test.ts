@@ -99,6 +99,11 @@ function spoilable(): { store: BlobStore; inner: BlobStore; calls: Calls; flip(k
   return { store, inner, calls, flip: async (key) => void flipped.add(key) };
 }
 
+async function stateBecomes(key: string, state: string): Promise<void> {
+  const stateNow = async (): Promise<string | undefined> => (await fixture.read(parseKey(key)))?.state;
+  await expect.poll(stateNow, { timeout: 30_000 }).toBe(state);
+}
+
 function sample(size = 1000) {
   const bytes = randomBytes(size);
   const digest = digestOf(bytes);
@@ -165,7 +170,7 @@ describe('catalogued', () => {
     await layer.put(key, bytes, expected);
     await flip(key);
     await expect(read(layer, key)).rejects.toMatchObject({ code: 'BLOB_DAMAGED' });
-    await expect.poll(() => fixture.read(parseKey(key)).then((row) => row?.state)).toBe('damaged');
+    await stateBecomes(key, 'damaged');
     await expect(layer.get(key)).rejects.toMatchObject({ code: 'BLOB_DAMAGED', status: 404 });
     await expect(layer.head(key)).rejects.toMatchObject({ code: 'BLOB_DAMAGED' });
     expect([...((await layer.stat?.([key])) ?? []).keys()]).toEqual([]);
@@ -201,7 +206,7 @@ describe('catalogued', () => {
               .then(async (found) => found && Buffer.from(await readAll(found.body, 9))),
           ).toEqual(bytes.subarray(0, 5));
         if (use === 'put') expect((await layer.put(key, Readable.from([bytes]), expected)).outcome).toBe('exists');
-        await expect.poll(() => fixture.read(parseKey(key)).then((row) => row?.state)).toBe('live');
+        await stateBecomes(key, 'live');
         const { gets } = calls;
         expect((await layer.put(key, unread(), expected)).outcome).toBe('exists');
         expect(calls.gets).toBe(gets);
@@ -294,7 +299,7 @@ describe('catalogued', () => {
       { objectMode: false },
     );
     const first = layer.put(key, stalled, expected);
-    await expect.poll(() => fixture.read(parseKey(key)).then((row) => row?.state)).toBe('uploading');
+    await stateBecomes(key, 'uploading');
     expect((await layer.put(key, bytes, expected)).outcome).toBe('created');
     finish();
     expect((await first).outcome).toBe('exists');
@@ -431,7 +436,7 @@ describe('what was taken down', () => {
       await inner.put(beginning.lease.physicalKey, bytes, expected);
       if (use === 'get') expect(await read(layer, key)).toEqual(bytes);
       else expect(await layer.head(key)).toMatchObject({ key });
-      await expect.poll(() => fixture.read(parseKey(key)).then((row) => row?.state)).toBe('live');
+      await stateBecomes(key, 'live');
     }
   });
 
