@@ -27,7 +27,12 @@ describe('refused are', () => {
   });
 });
 
-it('a pin is made, listed and removed; a lost catalog gets it back, and so does an imported one', async () => {
+/** A dozen processes, each with a database that it starts. */
+const timeout = 300_000;
+
+it('a pin is made, listed and removed; a lost catalog gets it back, and so does an imported one', {
+  timeout,
+}, async () => {
   const site = place.onStore();
   expect(await place.lps(['catalog', 'reconcile', ...site])).toMatchObject({ code: 0 });
   const made = await place.lps(['pin', 'add', '/blobs/orders/', '--reason', 'case 4711', ...site]);

@@ -16,9 +16,11 @@ export async function openPostgresHarness(url: string, window = 3): Promise<Post
   const fixture = openFixture(url);
   const { schema, sql } = fixture;
   const protection = { graceMs: dayMs, touchIntervalMs: dayMs / 24 };
-  const options: Partial<CatalogOptions> = { cacheEntries: 0, ...protection };
+  // more than a test lets a statement wait for a lock, also on a machine that stalls
+  const statementTimeoutMs = 60_000;
+  const options: Partial<CatalogOptions> = { cacheEntries: 0, statementTimeoutMs, ...protection };
   const catalog = await fixture.open(options);
-  const database = openDatabase({ url, maxConnections: 6, statementTimeoutMs: 10_000, log: () => undefined });
+  const database = openDatabase({ url, maxConnections: 6, statementTimeoutMs, log: () => undefined });
   const times: Record<string, readonly string[]> = {
     blob: ['created_at', 'touched_at', 'quarantined_at', 'damaged_at'],
     lease: ['expires_at'],

@@ -188,11 +188,14 @@ describe('quarantine', () => {
   it('ends when its marks are forgotten while it waits for the leader', async () => {
     const it = await garbage();
     const { schema } = harness.fixture;
-    const lead = (client: pg.PoolClient) => client.query(`SELECT FROM ${schema}.leader FOR UPDATE`);
-    const deciding = meanwhile(lead, () =>
-      Promise.all([harness.lifecycle.acceptIdentity(namespace, identity), decide(it).catch((error) => error)]),
-    );
-    expect((await deciding)[1]).toMatchObject({ code: 'ABORTED' });
+    let deciding: Promise<unknown> | undefined;
+    const lead = async (client: pg.PoolClient): Promise<void> => {
+      await client.query(`SELECT FROM ${schema}.leader FOR UPDATE`);
+      deciding = decide(it).catch((error: unknown) => error);
+      expect(await waits(deciding)).toBe(true);
+      await harness.lifecycle.acceptIdentity(namespace, identity);
+    };
+    expect(await meanwhile(lead, async () => deciding)).toMatchObject({ code: 'ABORTED' });
     expect(await stateOf(it.key)).toBe('live');
   });
 
