@@ -5,6 +5,7 @@ import { describeWith, startTemporal } from '@large-payload/test-components';
 import { Context } from '@temporalio/activity';
 import { Client, Connection, type WorkflowHandle } from '@temporalio/client';
 import { ApplicationFailure, defaultPayloadConverter, type Payload } from '@temporalio/common';
+import proto from '@temporalio/proto';
 import { DefaultLogger, NativeConnection, Runtime, Worker } from '@temporalio/worker';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { ClusterSettings } from '../packages/server/src/lifecycle/clusters.ts';
@@ -46,6 +47,7 @@ const activities = {
 };
 export type HolderActivities = typeof activities;
 
+const { EventType } = proto.temporal.api.enums.v1;
 const payloadOf = (value: unknown): Payload => defaultPayloadConverter.toPayload(value);
 const taskQueue = 'holders';
 const temporal = await startTemporal();
@@ -237,16 +239,24 @@ describeWith(describe, 'holders on a real server', temporal, ({ address, namespa
     const cron = await start('onCron', [], { cronSchedule: '@every 1s' });
     const [, ...later] = await runsOf(cron.workflowId, 3);
     await cron.terminate();
-    // each holds the result of the one before
-    expect(later.map((scan) => missing(scan, ['cron result']))).toEqual([[], []]);
+    // each holds the result of the one before; a fourth may have begun before anybody looked
+    expect(later.length).toBeGreaterThanOrEqual(2);
+    expect(later.flatMap((scan) => missing(scan, ['cron result']))).toEqual([]);
 
     const base = await start('waiting', [markOf('base input')]);
     await base.signal('note', markOf('base signal'));
-    await until('a workflow task', async () => ((await base.fetchHistory()).events?.length ?? 0) >= 4 || undefined);
+    // the signal may have come before the first task, or behind it
+    const taskDone = await until('a workflow task', async () => {
+      const { events } = await base.fetchHistory();
+      return (
+        events?.find(({ eventType }) => eventType === EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED)?.eventId ??
+        undefined
+      );
+    });
     const { runId } = await connection.workflowService.resetWorkflowExecution({
       namespace,
       workflowExecution: { workflowId: base.workflowId, runId: '' },
-      workflowTaskFinishEventId: 4 as never,
+      workflowTaskFinishEventId: taskDone,
       requestId: randomUUID(),
     });
     const reset = await scanned(`${base.workflowId}\n${runId}`);
@@ -413,23 +423,30 @@ describeWith(describe, 'holders on a real server', temporal, ({ address, namespa
     const described = () => until('the namespace', () => there.describe().catch(() => undefined));
     const { namespaceId } = await described();
     const id = `gone\n${randomUUID()}`;
-    expect(await runs.scan(there, id, undefined)).toBeUndefined();
+    const scanOfNone = () => runs.scan(there, id, undefined);
+    const isGone = async () => (await scanOfNone()) === undefined || undefined;
+    await until('an answer of all parts', isGone);
 
     const { deletedNamespace } = await connection.operatorService.deleteNamespace({ namespace: name });
     expect(deletedNamespace).not.toBe(name);
     clock.ms += 10_000;
     await until('the end of the namespace', async () => {
-      const error = await runs.scan(there, id, undefined).catch((caught: unknown) => caught);
-      return (error as { code?: string }).code === 'TEMPORAL_REFUSED' ? true : undefined;
+      const error = await scanOfNone().catch((caught: unknown) => caught);
+      return (error as { code?: string } | undefined)?.code === 'TEMPORAL_REFUSED' ? true : undefined;
     });
     await registerNamespace(name);
-    await expect(runs.scan(there, id, undefined)).rejects.toMatchObject({
-      code: 'TEMPORAL_REFUSED',
-      message: expect.stringContaining(`the namespace is not the one that it was: its id is `),
+    const outcomes: unknown[] = [];
+    await until('the new namespace', async () => {
+      outcomes.push(await scanOfNone().catch((caught: unknown) => caught));
+      return /the namespace is not the one that it was: its id is /.test(`${outcomes.at(-1)}`) || undefined;
     });
+    // until all parts know of it: no such namespace
+    expect(outcomes.map((outcome) => (outcome as { code?: string } | undefined)?.code)).toEqual(
+      outcomes.map(() => 'TEMPORAL_REFUSED'),
+    );
     await expect(schedules.scan(there, 'gone', undefined)).rejects.toMatchObject({ code: 'TEMPORAL_REFUSED' });
     expect((await described()).namespaceId).not.toBe(namespaceId);
-    expect(await runs.scan(there, id, undefined)).toBeUndefined();
+    await until('an answer of all parts', isGone);
     await other.close();
   });
 });
