@@ -246,7 +246,7 @@ describeWith(describe, 'a cluster that fails', temporal, ({ address, namespace, 
   });
 
   it('says that nobody answers at an address', async () => {
-    const nowhere = openCluster(settings('127.0.0.1:1', [namespace]), { deadlineMs: 2000 });
+    const nowhere = openCluster(settings('127.0.0.1:1', [namespace]), { deadlineMs: 500 });
     const [there] = await nowhere.namespaces();
     await expect(there?.describe()).rejects.toMatchObject({ code: 'TEMPORAL_UNAVAILABLE' });
     await nowhere.close();
@@ -298,7 +298,7 @@ describeWith(describe, 'a cluster that fails', temporal, ({ address, namespace, 
     await expect(there?.describe()).rejects.toMatchObject({ code: 'TEMPORAL_REFUSED' });
     writeFileSync(keyFile, 'right\n');
     // another authority
-    const distrustful = openCluster({ ...read, tls: {} }, { deadlineMs: 2000 });
+    const distrustful = openCluster({ ...read, tls: {} }, { deadlineMs: 500 });
     const [unreachable] = await distrustful.namespaces();
     await expect(unreachable?.describe()).rejects.toMatchObject({ code: 'TEMPORAL_UNAVAILABLE' });
     await Promise.all([other.close(), distrustful.close()]);
