@@ -56,14 +56,20 @@ export async function queryCatalog<Row extends pg.QueryResultRow>(
   text: string,
   values: unknown[] = [],
 ): Promise<Row[]> {
-  const [, , , port, host] = pidFileLines(dataDir);
-  const client = new pg.Client({ host: host ?? '', port: Number(port), user: 'lps', database: 'lps', ssl: false });
-  await client.connect();
+  const client = await connectToCatalog(dataDir);
   try {
     return (await client.query<Row>(text, values)).rows;
   } finally {
     await client.end();
   }
+}
+
+/** A connection to the catalog of a running service; the caller ends it. */
+export async function connectToCatalog(dataDir: string): Promise<pg.Client> {
+  const [, , , port, host] = pidFileLines(dataDir);
+  const client = new pg.Client({ host: host ?? '', port: Number(port), user: 'lps', database: 'lps', ssl: false });
+  await client.connect();
+  return client;
 }
 
 function pidFileLines(dataDir: string): string[] {
