@@ -124,6 +124,7 @@ describe('a store whose reads can be cut', () => {
     const body = Readable.from([bytes]);
     const store = reads.over(storeOf(() => new Promise((resolve) => (found = resolve))));
     const [one, two] = [store.get(key), store.get(key)];
+    void one.catch(() => undefined);
     const said: string[] = [];
     reads.cut([eventOf('takedown')], ({ physicalKey }) => said.push(physicalKey));
     expect(said).toEqual([]);
@@ -131,7 +132,21 @@ describe('a store whose reads can be cut', () => {
     await expect(two).rejects.toMatchObject({ code: 'BLOB_TAKEN_DOWN' });
     expect([said, body.destroyed]).toEqual([[`${key}~1`], true]);
     expect(reads.count).toBe(1);
-    void one.catch(() => undefined);
+  });
+
+  it('answers at once when it is cut, however long the catalog or the store is silent', async () => {
+    const reads = new RunningReads({ leaseMs, ...never });
+    let fail = (_: Error): void => undefined;
+    const store = reads.over(storeOf(() => new Promise((_, reject) => (fail = reject))));
+    const read = store.get(key);
+    let cleared = 0;
+    reads.cutAll(() => {
+      cleared += 1;
+    });
+    await expect(read).rejects.toMatchObject({ code: 'TRY_AGAIN' });
+    expect([reads.count, cleared]).toEqual([1, 0]); // what it keeps until it gives up is forgotten again
+    fail(new Error('silent'));
+    await expect.poll(() => [reads.count, cleared]).toEqual([0, 1]);
   });
 
   it('forgets all again behind the last of those that were cut with everything', async () => {

@@ -140,14 +140,18 @@ export class RunningReads {
       ...store,
       get: async (key, options) => {
         const read = this.begin(key);
+        const asked = (async () => store.get(key, options))();
         let found: StoredBlob | undefined;
         try {
-          found = await store.get(key, options);
+          found = await Promise.race([asked, cutOf(read)]);
           if (found !== undefined && isWithoutCatalog(found.info)) read.limit();
           read.check();
         } catch (error) {
-          if (found !== undefined) discard(found.body);
-          read.end();
+          // not before it has given up: what it keeps until then is to be forgotten again
+          void asked
+            .then((late) => late && discard(late.body))
+            .catch(() => undefined)
+            .finally(() => read.end());
           throw error;
         }
         if (found === undefined || isBytes(found.body) || found.body.closed) {
@@ -208,6 +212,11 @@ export class RunningReads {
     clearInterval(this.#timer);
     this.#timer = undefined;
   }
+}
+
+/** Rejects when it is cut, whatever it waits for. */
+function cutOf(read: RunningRead): Promise<never> {
+  return new Promise((_, reject) => read.onCut(reject));
 }
 
 function withoutGeneration(key: string): string {
