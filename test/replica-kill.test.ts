@@ -20,7 +20,7 @@ const stages = scaled({ usual: 1, long: 5 });
 const killsPerStage = scaled({ usual: 10, long: 20 });
 const replicas = 3;
 const clients = 8;
-const directLifetimeMs = 5000;
+const directLifetimeMs = 60_000;
 const lateUploads = 4;
 /** For the end of hundreds of workflows; leases are swept each minute. */
 const patienceMs = 90_000;
