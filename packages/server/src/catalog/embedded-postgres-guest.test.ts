@@ -38,7 +38,7 @@ it('waits for an owner whose database is still starting', async () => {
 
   async function findUntilOwned(): Promise<string> {
     for (;;) {
-      const url = await findRunningDatabase(dataDir);
+      const url = await findRunningDatabase(dataDir, undefined, 50_000);
       if (url !== undefined) return url;
     }
   }
