@@ -7,9 +7,10 @@ import type { Lease } from '../../catalog/catalog.js';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../catalog/embedded-postgres.js';
 import { newKey } from '../../catalog/postgres-catalog-fixture.js';
 import type { Fence, HolderRow, KnownNamespace, Mark, Permission, Pin } from '../lifecycle-catalog.js';
+import { emptying } from '../simulation/catalogs-fixture.js';
 import type { LifecycleHarness } from './lifecycle-contract-fixture.js';
 import { openMemoryHarness } from './memory-lifecycle-fixture.js';
-import { openPostgresHarness } from './postgres-lifecycle-fixture.js';
+import { openPostgresHarness, type PostgresHarness } from './postgres-lifecycle-fixture.js';
 
 const numRuns = process.env.LPS_TEST_SCALE === 'long' ? 1000 : 25;
 const quarantineMs = 36_000_000;
@@ -243,10 +244,15 @@ class Side {
 }
 
 let postgres: EmbeddedPostgres;
+let stored: PostgresHarness;
+let empty: () => Promise<void>;
 beforeAll(async () => {
   postgres = await startEmbeddedPostgres({ throwAway: true });
+  stored = await openPostgresHarness(postgres.url);
+  empty = await emptying(stored.fixture.sql, stored.fixture.schema);
 });
 afterAll(async () => {
+  await stored?.close();
   await postgres?.stop();
 });
 
@@ -258,17 +264,13 @@ const step: fc.Arbitrary<Step> = fc.record({
 
 async function compare(steps: readonly Step[]): Promise<void> {
   const keys = [newKey('orders'), newKey('orders'), newKey('billing'), newKey('billing')];
-  const stored = await openPostgresHarness(postgres.url);
-  try {
-    const [one, other] = [new Side(stored, keys, 'it'), new Side(openMemoryHarness(), keys, 'it')];
-    await one.start();
-    await other.start();
-    for (const [at, each] of steps.entries()) {
-      const expected = await one.do(each);
-      expect(await other.do(each), `step ${at}: ${each.move}`).toEqual(expected);
-    }
-  } finally {
-    await stored.close();
+  await empty();
+  const [one, other] = [new Side(stored, keys, 'it'), new Side(openMemoryHarness(), keys, 'it')];
+  await one.start();
+  await other.start();
+  for (const [at, each] of steps.entries()) {
+    const expected = await one.do(each);
+    expect(await other.do(each), `step ${at}: ${each.move}`).toEqual(expected);
   }
 }
 
