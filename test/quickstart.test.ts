@@ -8,12 +8,13 @@ import {
   spawnLogged,
   startTemporal,
   type TemporalServer,
-  waitUntilReady,
 } from '@large-payload/test-components';
 import { Connection } from '@temporalio/client';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { kindOf, payloadsIn } from './support/history.ts';
+import { says } from './support/says.ts';
 import { type RunningService, startService } from './support/service.ts';
+import { until } from './support/until.ts';
 
 const example = fileURLToPath(new URL('../examples/quickstart/', import.meta.url));
 const thresholdBytes = 128_000;
@@ -41,23 +42,29 @@ describeWith(describe, 'the quickstart', temporal, (temporal) => {
 
   async function startWorker(env: Env): Promise<LoggedProcess> {
     const worker = await spawnLogged(process.execPath, ['worker.js'], { cwd: example, env });
-    await saysSoon(worker, 'worker ready');
+    await says(worker, 'worker ready');
     return worker;
   }
 
-  /** Runs worker and client; `during` runs while the workflow does, and returns the worker that is to be stopped. */
-  async function run(
-    mode: Mode,
-    options: { env?: Env; during?: (worker: LoggedProcess, env: Env) => Promise<LoggedProcess> } = {},
-  ): Promise<string> {
+  interface RunOptions {
+    /** Of worker and client. */
+    readonly env?: Env;
+    /** Of the first worker alone. */
+    readonly workerEnv?: Env;
+    /** Runs while the workflow does, and returns the worker that is to be stopped. */
+    readonly during?: (worker: LoggedProcess, env: Env) => Promise<LoggedProcess>;
+  }
+
+  /** Runs worker and client. */
+  async function run(mode: Mode, options: RunOptions = {}): Promise<string> {
     const workflowId = `quickstart-${randomUUID()}`;
     const common = { LPS_URL: service.url, TEMPORAL_ADDRESS: temporal.address, TEMPORAL_NAMESPACE: temporal.namespace };
     const env = { ...common, MODE: mode, WORKFLOW_ID: workflowId, ...options.env };
-    let worker = await startWorker(env);
+    let worker = await startWorker({ ...env, ...options.workerEnv });
     const client = await spawnLogged(process.execPath, ['client.js'], { cwd: example, env });
     try {
       worker = (await options.during?.(worker, env)) ?? worker;
-      await saysSoon(client, /result \d+, /, worker);
+      await says(client, /result \d+, /, worker);
       expect(client.output()).toMatch(/result \d+, as expected/);
     } finally {
       await client.stop();
@@ -85,10 +92,11 @@ describeWith(describe, 'the quickstart', temporal, (temporal) => {
 
   it('comes to the same result when the worker is killed in the middle', async () => {
     let second: LoggedProcess | undefined;
+    const killed = fileURLToPath(new URL('./fixtures/killed-in-the-middle.mjs', import.meta.url));
     const workflowId = await run('plugin', {
+      workerEnv: { NODE_OPTIONS: `--import "${killed}"`, KILLED_AT: '8' },
       during: async (first, env) => {
-        await saysSoon(first, /(?:activity \d+ started\s*){8}/);
-        await first.kill();
+        expect(await until('the end of the worker', async () => first.ended)).toBe('signal SIGKILL');
         second = await startWorker(env);
         return second;
       },
@@ -97,17 +105,6 @@ describeWith(describe, 'the quickstart', temporal, (temporal) => {
     expect((await historiesOf(temporal, workflowId)).largestPayload).toBeLessThan(thresholdBytes);
   });
 });
-
-/** Waits until a process has written something. Throws with its output, and the worker's, when it does not. */
-async function saysSoon(process: LoggedProcess, text: string | RegExp, worker?: LoggedProcess): Promise<void> {
-  const said = (): boolean =>
-    typeof text === 'string' ? process.output().includes(text) : text.test(process.output());
-  try {
-    await waitUntilReady(process, `${text}`, async () => said());
-  } catch (cause) {
-    if (!said()) throw new Error(`not said: ${text}\n${process.output()}\nworker:\n${worker?.output()}`, { cause });
-  }
-}
 
 /** How many blobs the service has sent. */
 async function downloads(service: RunningService): Promise<number> {
