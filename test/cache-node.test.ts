@@ -24,7 +24,8 @@ import { until } from './support/until.ts';
 import { startUpstreamProxy, type UpstreamProxy } from './support/upstream-proxy.ts';
 
 const MiB = 1024 * 1024;
-const M = 4000;
+/** Longer than a machine may hold anybody up: what is shown here needs leases that last. */
+const M = 30_000;
 
 describe('a cache node', () => {
   let service: RunningService;
@@ -32,7 +33,7 @@ describe('a cache node', () => {
   let node: CacheNodeProcess;
   const others: CacheNodeProcess[] = [];
   const start = async (args: readonly string[] = [], cacheDir?: string): Promise<CacheNodeProcess> => {
-    const limits = ['--cache-disk-bytes', '64MiB', '--cache-memory-bytes', '8MiB', '--max-staleness', `${M}ms`];
+    const limits = ['--cache-disk-bytes', '128MiB', '--cache-memory-bytes', '8MiB', '--max-staleness', `${M}ms`];
     const place = cacheDir === undefined ? {} : { cacheDir };
     const started = await startCacheNode({ upstream: proxy.url, args: [...limits, ...args], ...place });
     others.push(started);
@@ -40,10 +41,16 @@ describe('a cache node', () => {
   };
 
   beforeAll(async () => {
-    service = await startService({ args: ['--max-staleness', `${M}ms`, '--unsafe-times', '--grace', '48s'] });
+    // a takedown that waits for M is not waited for at the end
+    const times = ['--max-staleness', `${M}ms`, '--unsafe-times', '--grace', '48s', '--shutdown-timeout', '1s'];
+    service = await startService({ args: times });
     proxy = await startUpstreamProxy(service.url);
     node = await start();
     await untilFresh(node);
+    // what a replica without a lease answers is not kept
+    await until('a lease of the service', async () =>
+      (await metric(service.port, 'lps_read_lease_fresh')) === 1 ? true : undefined,
+    );
   });
   afterEach(() => {
     proxy.away(false);
@@ -51,7 +58,7 @@ describe('a cache node', () => {
     proxy.before = undefined;
   });
   afterAll(async () => {
-    for (const one of others) await one.stop();
+    await Promise.all(others.map((one) => one.stop()));
     await proxy?.close();
     await service?.stop();
   });
@@ -160,9 +167,10 @@ describe('a cache node', () => {
       const blob = await stored(size);
       await read(quiet.port, sized(blob));
       const path = await fileOf(blob, quiet.cacheDir);
+      const { disk } = (await statusOf(quiet)).served;
       await until('a read from the disk', async () => {
         await read(quiet.port, sized(blob));
-        return (await statusOf(quiet)).served.disk.blobs > 0 || undefined;
+        return (await statusOf(quiet)).served.disk.blobs > disk.blobs || undefined;
       });
       const bytes = readFileSync(path);
       bytes[size - 7] = (bytes[size - 7] ?? 0) ^ 4;
@@ -180,7 +188,7 @@ describe('a cache node', () => {
   });
 
   it('forgets what was taken down, and cuts off who reads it', async () => {
-    const blob = await stored(24 * MiB); // more than fits into sockets
+    const blob = await stored(60 * MiB); // more than fits into sockets: some systems give one 32 MiB
     await read(node.port, sized(blob));
     const slow = await RawConnection.open(node.port);
     slow.socket.pause();
@@ -193,31 +201,33 @@ describe('a cache node', () => {
     expect(codeOf(answer)).toBe('BLOB_TAKEN_DOWN');
     await until('the event', async () => (await statusOf(node)).lease.applied > 0 || undefined);
     slow.socket.resume();
-    expect((await slow.untilClosed()).length).toBeLessThan(24 * MiB);
+    expect((await slow.untilClosed()).length).toBeLessThan(60 * MiB);
     expect((await get(newBlob(10))).status).toBe(404);
   });
 
   it('revalidates each read without a lease, and serves nothing while upstream is away', async () => {
+    const quick = await start(['--max-staleness', '4s']);
+    await untilFresh(quick);
     const blob = await stored(10_000);
-    await read(node.port, sized(blob));
+    await read(quick.port, sized(blob));
     proxy.before = (incoming) => {
       if (incoming.url?.startsWith('/v3/nodes/')) throw new Error('no lease');
     };
-    await untilFresh(node, false);
+    await untilFresh(quick, false);
     const [headsBefore, getsBefore] = [heads(), gets()];
-    for (let at = 0; at < 3; at += 1) expect(await read(node.port, sized(blob))).toEqual(rightRead);
+    for (let at = 0; at < 3; at += 1) expect(await read(quick.port, sized(blob))).toEqual(rightRead);
     expect([heads() - headsBefore, gets() - getsBefore]).toEqual([3, 0]);
     proxy.away(true);
-    const { status, headers, text } = await get(blob);
+    const { status, headers, text } = await get(blob, {}, quick.port);
     expect([status, headers['retry-after'], codeOf({ text })]).toEqual([503, '1', 'SERVICE_UNREACHABLE']);
-    expect((await request(node.port, '/readyz')).status).toBe(503);
-    expect((await request(node.port, '/healthz')).status).toBe(200);
+    expect((await request(quick.port, '/readyz')).status).toBe(503);
+    expect((await request(quick.port, '/healthz')).status).toBe(200);
     proxy.away(false);
     proxy.before = undefined;
-    await untilFresh(node);
-    expect((await request(node.port, '/readyz')).status).toBe(200);
+    await untilFresh(quick);
+    expect((await request(quick.port, '/readyz')).status).toBe(200);
     const before = heads();
-    expect(await read(node.port, sized(blob))).toEqual(rightRead);
+    expect(await read(quick.port, sized(blob))).toEqual(rightRead);
     expect([heads() - before, gets() - getsBefore]).toEqual([0, 0]);
   });
 
@@ -359,7 +369,7 @@ describe('a cache node before a service that asks who calls', () => {
     const blob = newBlob(5000);
     const headers = { ...blob.putHeaders, authorization: `Bearer ${tokens.reader}` };
     expect((await request(node.port, blob.putPath, { method: 'PUT', headers, body: blob.bytes })).status).toBe(201);
-    expect((await get(blob, tokens.reader)).body.equals(blob.bytes)).toBe(true);
+    await until('its bytes', async () => (await get(blob, tokens.reader)).body.equals(blob.bytes) || undefined);
     for (const [token, status] of [
       [undefined, 401],
       ['garbage', 401],
@@ -371,7 +381,7 @@ describe('a cache node before a service that asks who calls', () => {
       const answer = await get(blob, token);
       expect([answer.status, answer.body.includes(blob.bytes.subarray(0, 100))]).toEqual([status, false]);
     }
-    const { lease } = await statusOf(node, { authorization: `Bearer ${tokens.operator}` });
+    const { lease } = await untilFresh(node, true, { authorization: `Bearer ${tokens.operator}` });
     expect(lease.cleared).toBe(1);
     expect(
       (await request(node.port, '/v3/cache', { headers: { authorization: `Bearer ${tokens.reader}` } })).status,
@@ -393,7 +403,13 @@ describe('a cache node before a service that asks who calls', () => {
       [tokens.foreign ?? '', 'lacks read and write on every namespace'],
     ]) {
       const env = { LPS_UPSTREAM_TOKEN: token ?? '' };
-      await expect(startCacheNode({ upstream: service.url, env })).rejects.toThrow(text);
+      const refusal = await until('a refusal', async () => {
+        const started = await startCacheNode({ upstream: service.url, env }).catch(({ message }: Error) => message);
+        if (typeof started === 'string') return started;
+        await started.stop(); // upstream did not answer within five seconds, and it started without
+        return undefined;
+      });
+      expect(refusal).toContain(text);
     }
   });
 });

@@ -143,6 +143,11 @@ export class SlowRead {
     });
   }
 
+  /** Reads no more. */
+  destroy(): undefined {
+    this.#request?.destroy();
+  }
+
   /** Reads on; resolves with all the bytes that came. */
   async finish(): Promise<number> {
     const response = this.#response;
