@@ -9,10 +9,11 @@ import { validate } from 'dockerfile-utils';
 import { expect, it } from 'vitest';
 import { parse } from 'yaml';
 import { allSettings, envOf } from '../packages/server/src/config/settings.ts';
+import { npmPing } from './support/registry.ts';
 import { says } from './support/says.ts';
 
 /** Two installations. */
-const installMs = 300_000;
+const installMs = 600_000;
 
 const run = promisify(execFile);
 const root = fileURLToPath(new URL('..', import.meta.url));
@@ -74,7 +75,7 @@ it('has a compose file whose parts fit together, with no port open to others', (
   expect(existsSync(join(root, 'deploy', build?.context ?? '?', build?.dockerfile ?? '?'))).toBe(true);
 });
 
-const isRegistryThere = await run('npm', ['ping'], { timeout: 20_000 }).then(
+const isRegistryThere = await run('npm', npmPing, { timeout: 60_000 }).then(
   () => true,
   () => skipped('registry', 'npm reaches no registry'),
 );

@@ -7,11 +7,12 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { describeWith, skipped, spawnLogged, startTemporal, tempDir } from '@large-payload/test-components';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { npmPing } from './support/registry.ts';
 import { says } from './support/says.ts';
 import { startService } from './support/service.ts';
 
 /** For an installation of some 400 packages. */
-const installMs = 300_000;
+const installMs = 600_000;
 
 const run = promisify(execFile);
 const root = fileURLToPath(new URL('..', import.meta.url));
@@ -76,7 +77,7 @@ interface Problem {
   readonly resolutionKind?: string;
 }
 
-const isOnline = await run('npm', ['ping'], { env, timeout: 20_000 }).then(
+const isOnline = await run('npm', npmPing, { env, timeout: 60_000 }).then(
   () => true,
   () => skipped('registry', 'npm reaches no registry'),
 );

@@ -178,7 +178,7 @@ describe('a command that is stopped', () => {
     const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
     const child = place.start(['get', `/blobs/n/common/${digest}/${digest}`, '-o', join(output, 'copy'), '--url', url]);
     const result = finished(child);
-    await expect.poll(() => readdir(output), { timeout: 10_000 }).toHaveLength(1);
+    await expect.poll(() => readdir(output), { timeout: 30_000 }).toHaveLength(1);
     child.kill(signal);
     expect(await result).toMatchObject({ code, out: '', err: 'lps: stopped (ABORTED)\n' });
     expect(await readdir(output)).toEqual([]);
