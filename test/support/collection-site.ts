@@ -4,6 +4,7 @@
  */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { type TemporalServer, tempDir, type Versitygw } from '@large-payload/test-components';
 import pg from 'pg';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../packages/server/src/catalog/embedded-postgres.ts';
@@ -111,10 +112,29 @@ export class CollectionSite {
   }
 
   untilLed(what: string, isRight: (replica: CollectingReplica) => boolean = () => true): Promise<CollectingReplica> {
-    return until(what, async () => {
+    const ask = async () => {
       const found = await this.leader();
       return found !== undefined && isRight(found.replica) ? found.replica : undefined;
-    });
+    };
+    return until(what, ask, 60_000);
+  }
+
+  /** Whether a leader came to where it is to be held, and leads still; `false` once another one leads, or it is too late. */
+  async untilReached(reached: Promise<unknown>, replica: CollectingReplica, timeoutMs: number): Promise<boolean> {
+    const since = performance.now();
+    let isReached = false;
+    const reach = (): void => {
+      isReached = true;
+    };
+    reached.then(reach, () => undefined);
+    while (performance.now() - since < timeoutMs) {
+      const wasReached = isReached;
+      const leader = await this.leader();
+      if (leader !== undefined && leader.replica !== replica) return false;
+      if (wasReached && leader !== undefined) return true;
+      await delay(50);
+    }
+    return false;
   }
 
   async rounds(): Promise<number> {

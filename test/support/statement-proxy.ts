@@ -23,6 +23,8 @@ export interface HeldStatement {
   arrive(): Promise<void>;
   /** The connection is cut with what is held. */
   lose(): void;
+  /** Nobody wants it any more: what is held goes on, and what comes later is not held. */
+  giveUp(): void;
 }
 
 export interface StatementProxy {
@@ -64,6 +66,7 @@ export async function startStatementProxy(target: string): Promise<StatementProx
 class Hold implements HeldStatement {
   readonly reached: Promise<void>;
   line: Line | undefined;
+  isGivenUp = false;
   #reach: () => void = () => undefined;
 
   constructor(
@@ -86,6 +89,11 @@ class Hold implements HeldStatement {
 
   lose(): void {
     this.line?.cut();
+  }
+
+  giveUp(): void {
+    this.isGivenUp = true;
+    void this.arrive();
   }
 }
 
@@ -196,10 +204,12 @@ class Line {
     if (text !== this.#asked.at(-1)) this.#asked = [...this.#asked.slice(-2), text];
     if (armed !== undefined && /^(COMMIT|ROLLBACK)$/.test(text)) {
       this.#armed = undefined;
-      if (text === 'COMMIT') return this.#isHeld(armed);
+      if (text === 'COMMIT' && !armed.isGivenUp) return this.#isHeld(armed);
       this.#holds.add(armed);
     }
     for (const hold of this.#holds) {
+      if (hold.isGivenUp) this.#holds.delete(hold);
+      if (hold.isGivenUp) continue;
       const { statement, behind, atCommit = false } = hold.place;
       if (!statement.test(text) || behind?.test(before) === false) continue;
       this.#holds.delete(hold);
@@ -220,13 +230,18 @@ class Line {
   }
 
   #hear(bytes: Buffer): void {
-    const isEnd = bytes.length > ready.length && bytes.subarray(-ready.length - 1, -1).equals(ready);
     if (this.#answer !== undefined) {
       this.#answer = Buffer.concat([this.#answer, bytes]);
-      if (isEnd) this.#held?.isAt(this);
+      if (!isEnd(this.#answer)) return;
+      if (this.#held?.isGivenUp) void this.letGo();
+      else this.#held?.isAt(this);
       return;
     }
     if (!this.near.destroyed) this.near.write(bytes);
-    if (isEnd) this.#waitsForAnswer?.();
+    if (isEnd(bytes)) this.#waitsForAnswer?.();
   }
+}
+
+function isEnd(answer: Buffer): boolean {
+  return answer.length > ready.length && answer.subarray(-ready.length - 1, -1).equals(ready);
 }
