@@ -147,7 +147,7 @@ describeWith(describe, 'the ready-made callbacks', s3, (s3) => {
 
     it('stop a transfer that is given up; its clean-up leaves no parts', async () => {
       // one part does not arrive, so that the transfer goes on for as long as it takes to give it up
-      const before = async ({ url = '' }: { url?: string }): Promise<void> => {
+      const before = async ({ url = '' }: { url?: string | undefined }): Promise<void> => {
         if (/[?&]partNumber=3(&|$)/.test(url)) await new Promise(() => undefined);
       };
       const slow = await startFaultProxy(s3.endpoint, { before });

@@ -233,7 +233,7 @@ describe('SIGTERM', () => {
   });
 
   it('does not wait for a stalled upload beyond --shutdown-timeout', async () => {
-    const service = await start({ args: ['--shutdown-timeout', '1s', '--idle-timeout', '1h', '--min-rate', '0'] });
+    const service = await start({ args: ['--shutdown-timeout', '1s', '--idle-timeout', '2m', '--min-rate', '0'] });
     const upload = await stalledPut(service.port, newBlob(size), size / 2);
     expect(await service.kill('SIGTERM')).toBe('exit code 0');
     await upload.untilClosed();

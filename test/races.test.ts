@@ -44,7 +44,7 @@ describe.each(places)('64 clients with one new blob, on $name', ({ options, obje
 
   /** All but the stalled one; resolves when each of them is answered, while that one is not. */
   async function race(blob: V2Blob) {
-    service ??= await startService({ ...options, args: ['--max-uploads', '128', '--idle-timeout', '1h'] });
+    service ??= await startService({ ...options, args: ['--max-uploads', '128', '--idle-timeout', '2m'] });
     const stalled = await stalledPut(service.port, blob, size / 2);
     await uploadsInFlight(1);
     const agent = new http.Agent({ maxSockets: clients });

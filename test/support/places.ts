@@ -15,6 +15,7 @@ import {
 } from '@large-payload/test-components';
 import { afterAll } from 'vitest';
 import type { V2Blob } from './blobs.ts';
+import { copyModelDatabase } from './model-database.ts';
 import type { BucketServer, ServiceOptions } from './service.ts';
 
 export interface Place {
@@ -45,12 +46,14 @@ export interface Bucket {
 export async function startPlaces(): Promise<Place[]> {
   const { s3, gcs, azure } = await startServers();
   const dataDir = tempDir('place');
-  return [
+  const places = [
     filePlace(dataDir),
     ...(s3 === undefined ? [] : [s3Place(s3)]),
     ...(gcs === undefined ? [] : [gcsPlace(gcs)]),
     ...(azure === undefined ? [] : [azurePlace(azure)]),
   ];
+  for (const { options } of places) await copyModelDatabase(options.dataDir);
+  return places;
 }
 
 export async function startBuckets(): Promise<Bucket[]> {

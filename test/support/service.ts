@@ -9,6 +9,7 @@ import {
   type Versitygw,
   waitUntilReady,
 } from '@large-payload/test-components';
+import { copyModelDatabase } from './model-database.ts';
 import { killPostgres } from './postgres.ts';
 import { until } from './until.ts';
 
@@ -20,7 +21,7 @@ export type BucketServer = Versitygw | FakeGcs | Azurite;
 export interface ServiceOptions {
   /** Default `file`. A server stands for its bucket. */
   readonly store?: 'file' | 'memory' | BucketServer;
-  /** Default: a new one, removed with this process. */
+  /** Default: a new one, its database made already, removed with this process. */
   readonly dataDir?: string;
   readonly env?: Readonly<Record<string, string>>;
   /** After the others, so that they win. */
@@ -53,7 +54,7 @@ const workspaceLps = fileURLToPath(new URL('../../packages/server/bin/lps.js', i
 
 /** Starts it on a free port and waits until it listens. Throws with its output when it does not. */
 export async function startService(options: ServiceOptions = {}): Promise<RunningService> {
-  const dataDir = options.dataDir ?? tempDir('service');
+  const dataDir = options.dataDir ?? (await newDataDir(options));
   const { args, env } = commandFor({ ...options, dataDir });
   const server = await spawnLogged(process.execPath, args, { env, detached: true });
   let port = 0;
@@ -85,6 +86,13 @@ export async function startService(options: ServiceOptions = {}): Promise<Runnin
       await ended();
     },
   };
+}
+
+/** As after the first start of a service that has done nothing yet; empty where the database is elsewhere. */
+async function newDataDir({ store, env }: ServiceOptions): Promise<string> {
+  const dataDir = tempDir('service');
+  if (store !== 'memory' && env?.LPS_DATABASE_URL === undefined) await copyModelDatabase(dataDir);
+  return dataDir;
 }
 
 /** How a start ended that must not succeed. */
