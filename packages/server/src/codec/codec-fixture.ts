@@ -9,6 +9,7 @@ import type { Payload, StorageDriver } from '@temporalio/common';
 import { encodeReferencePayload } from '@temporalio/common/lib/internal-non-workflow/extstore-helpers.js';
 import { GcsStorageDriver } from '@temporalio/external-storage-gcs';
 import { S3StorageDriver } from '@temporalio/external-storage-s3';
+import { serverOptions } from '../http/app.js';
 import { type Answer, request } from '../http/testing.js';
 import { type CodecVerb, codecOperation } from '../openapi/codec.js';
 import { faultOf } from '../openapi/testing.js';
@@ -135,7 +136,8 @@ export interface RunningCodec {
 export type CodecAnswer = Answer & { readonly payloads: Payload[] };
 
 export async function startCodec(options: CodecHandlerOptions): Promise<RunningCodec> {
-  const server = http.createServer(codecRoutes(options)).listen(0, '127.0.0.1');
+  // with the time for kept connections of the service: Node's own is five seconds, which a busy test may let pass
+  const server = http.createServer(serverOptions, codecRoutes(options)).listen(0, '127.0.0.1');
   await once(server, 'listening');
   const { port } = server.address() as AddressInfo;
   return {
