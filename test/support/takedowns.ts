@@ -1,6 +1,6 @@
 /** Takedowns as a client of the service makes them. */
 import { randomUUID } from 'node:crypto';
-import { codeOf, request } from './blobs.ts';
+import { type Answer, codeOf, metric, request } from './blobs.ts';
 import { until } from './until.ts';
 
 export interface SeenTakedown {
@@ -20,6 +20,22 @@ export interface AskedTakedown {
 
 const patienceMs = 60_000;
 const headers = { 'content-type': 'application/json' };
+
+/** Until it runs workflows. A takedown that is asked for before is begun by the leader, up to five seconds later. */
+export async function untilDurable(port: number): Promise<void> {
+  await until('workflows that run', async () => ((await metric(port, 'lps_durable_running')) === 1 ? true : undefined));
+}
+
+/**
+ * The answer to a read, asked again where clients do so: without a lease on reading a read that takes longer than M is cut, and
+ * with an M of a second a busy machine is enough for that.
+ */
+export function answered(ask: () => Promise<Answer>): Promise<Answer> {
+  return until('an answer', async () => {
+    const answer = await ask();
+    return answer.status === 503 ? undefined : answer;
+  });
+}
 
 /** Asks for one; resolves when it is on record. */
 export async function takeDown(port: number, asked: AskedTakedown): Promise<string> {
