@@ -6,12 +6,13 @@ import { digestOf, keyFor } from '@large-payload/core';
 import { defaultPayloadConverter } from '@temporalio/common';
 import type pg from 'pg';
 import { expect } from 'vitest';
+import { rowsIn } from './at-rest.ts';
 import { request } from './blobs.ts';
 import { until } from './until.ts';
 
 export class Bridges {
-  /** What is kept, by the ids of the pins. */
-  readonly #digests = new Map<string, string>();
+  /** By their ids. */
+  readonly #pins = new Map<string, { readonly key: string; readonly digest: string }>();
   readonly #pool: pg.Pool;
   readonly #namespace: string;
 
@@ -25,7 +26,8 @@ export class Bridges {
   async hold(port: number, value: unknown): Promise<string> {
     const { metadata, data } = defaultPayloadConverter.toPayload(value);
     const digest = digestOf(data ?? new Uint8Array());
-    this.#digests.set(await this.pin(port, keyFor(this.#namespace, digest, metadata ?? null)), digest);
+    const key = keyFor(this.#namespace, digest, metadata ?? null);
+    this.#pins.set(await this.pin(port, key), { key, digest });
     return digest;
   }
 
@@ -40,10 +42,11 @@ export class Bridges {
 
   /** From now on nothing but its holder keeps what was pinned by `hold`. */
   async unpin(port: number): Promise<void> {
-    for (const [id, digest] of this.#digests) {
+    for (const [id, { key, digest }] of this.#pins) {
       await until(`a holder of ${digest}`, async () => (await this.#isSeen(digest)) || undefined, 60_000);
+      expect([...(await rowsIn(this.#pool)).keys()], 'another key was pinned').toContain(key);
       expect((await request(port, `/v3/pins/${id}`, { method: 'DELETE' })).status).toBe(200);
-      this.#digests.delete(id);
+      this.#pins.delete(id);
     }
   }
 
