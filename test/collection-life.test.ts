@@ -13,7 +13,7 @@ import { Connection } from '@temporalio/client';
 import { DefaultLogger, NativeConnection, Runtime, Worker } from '@temporalio/worker';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Activities } from './support/collection-activities.ts';
-import { CatalogView } from './support/collection-catalog.ts';
+import { CatalogView, type Mark } from './support/collection-catalog.ts';
 import { Checker } from './support/collection-checker.ts';
 import { Load } from './support/collection-load.ts';
 import { scenes } from './support/collection-scenes.ts';
@@ -38,6 +38,8 @@ const loadMs = scaled({ usual: 120_000, long: 600_000 });
 /** A slow machine does less in that time: it goes on until so many blobs are gone, while others are held. */
 const minCollected = scaled({ usual: 200, long: 1000 });
 const patienceMs = 300_000;
+/** For the claim check: a service that stalls for a while is slow, and no fault of what it keeps. */
+const deadlineMs = 60_000;
 /** Where Temporal showed claims: all of them, or the load does not do what it should. */
 const places = [
   '.pendingActivities.heartbeatDetails.payloads',
@@ -93,10 +95,10 @@ describeWith(describe, 'the collection beside workflows', temporal, ({ address, 
     connection = await Connection.connect({ address });
     native = await NativeConnection.connect({ address });
     // without a cache: whatever a client or a worker is given, it has just read
-    plugin = new LargePayloadPlugin({ url: service.url, cacheBytes: 0 });
+    plugin = new LargePayloadPlugin({ url: service.url, cacheBytes: 0, deadlineMs });
     worker = await Worker.create({
       ...{ connection: native, namespace, taskQueue, workflowsPath, activities: activities.all },
-      plugins: [new LargePayloadPlugin({ url: service.url, cacheBytes: 0 })],
+      plugins: [new LargePayloadPlugin({ url: service.url, cacheBytes: 0, deadlineMs })],
       interceptors: { workflowModules: [workflowsPath] },
       // most workflows are replayed when they go on, from payloads that are old by then
       maxCachedWorkflows: 4,
@@ -179,14 +181,25 @@ describeWith(describe, 'the collection beside workflows', temporal, ({ address, 
     const resumed = await lps({ dataDir }, 'gc', 'resume', '--kind', 'holders_lost');
     expect(resumed.out).toMatch(/^released {2}holders_lost /);
     const { touchedAt, goneAt, now } = await catalog.lastTimes();
+    // as of the last two looks, the first of which still found something
+    let [before, last]: [Mark[], Mark[]] = [[], []];
+    await until(
+      'an empty store',
+      async () => {
+        [before, last] = [last, await catalog.marks()];
+        return files().length === 0 || undefined;
+      },
+      patienceMs,
+    );
+    // those at the end count as well: a service that stalled meanwhile keeps edges for longer
     const spansMs = (await catalog.marks()).map((mark) => mark.endedAt.getTime() - mark.startedAt.getTime());
     const lingerMs = 4 * times['collect-interval'] + 2 * times['visibility-bound'] + 2 * Math.max(...spansMs);
     const graceMs = times.grace + (2 * times.grace) / 24;
     const freeFrom = Math.max(touchedAt.getTime() + graceMs, goneAt.getTime() + lingerMs, now.getTime());
-    await until('an empty store', async () => (files().length === 0 ? true : undefined), patienceMs);
-    const rounds = (await catalog.marks()).filter(({ startedAt }) => startedAt.getTime() > freeFrom).length;
+    const roundsIn = (marks: Mark[]) => marks.filter(({ startedAt }) => startedAt.getTime() > freeFrom).length;
     const pair = 2 + Math.ceil((2 * times['visibility-bound']) / times['collect-interval']);
-    expect(rounds).toBeLessThanOrEqual(1 + 2 * pair);
+    // a look that comes late must not count the rounds that had nothing left to do
+    expect(Math.min(roundsIn(last), roundsIn(before) + 1)).toBeLessThanOrEqual(1 + 2 * pair);
 
     expect(Object.keys(await catalog.states())).toEqual(['gone']);
     expect(new Set((await catalog.brakes()).map(({ kind }) => kind))).toEqual(new Set(['holders_lost']));

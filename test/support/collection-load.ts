@@ -27,6 +27,8 @@ const patienceMs = 300_000;
 const deletedAfter = 4;
 /** More at once would look like a cluster that has lost its holders. */
 const maxDeletedShare = 0.1;
+/** Temporal deletes when it has time for it, and may do at once what it was asked for in many rounds. */
+const maxPendingShare = 0.2;
 
 export class Load {
   /** How often each scene came to its end. */
@@ -202,10 +204,9 @@ export class Load {
       const ended = this.#ended.get(id);
       return isClosed && ended !== undefined && ended + deletedAfter <= this.round && Number(number) % 3 !== 0;
     };
-    const due = shuffled(runs.filter((run) => isDue(run) && !this.#deleted.has(run.runId))).slice(
-      0,
-      Math.ceil(maxDeletedShare * runs.length),
-    );
+    const pending = runs.filter(({ runId }) => this.#deleted.has(runId)).length;
+    const most = Math.ceil(Math.min(maxDeletedShare * runs.length, maxPendingShare * runs.length - pending));
+    const due = shuffled(runs.filter((run) => isDue(run) && !this.#deleted.has(run.runId))).slice(0, Math.max(0, most));
     for (const run of due) await this.#delete(run);
   }
 
