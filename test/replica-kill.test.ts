@@ -18,6 +18,8 @@ import { until } from './support/until.ts';
 
 const stages = scaled({ usual: 1, long: 5 });
 const killsPerStage = scaled({ usual: 10, long: 20 });
+/** Blobs that are acknowledged between two kills, and a few. */
+const maxBetweenKills = scaled({ usual: 25, long: 60 });
 const replicas = 3;
 const clients = 8;
 const directLifetimeMs = 60_000;
@@ -126,13 +128,13 @@ describeWith(describe, 'three replicas, killed under load', s3, (s3) => {
     const running = Array.from({ length: clients }, () => load.run(() => isOver));
     const restarts: Promise<void>[] = [];
     for (let round = 0; round < killsPerStage; round++) {
-      await ledger.more('acknowledged', 5 + randomInt(60));
+      await ledger.more('acknowledged', 5 + randomInt(maxBetweenKills));
       const outage = outages[round % 10]?.();
       await killOne(restarts);
       await outage;
     }
     await Promise.all(restarts);
-    await ledger.more('acknowledged', 5 + randomInt(60));
+    await ledger.more('acknowledged', 5 + randomInt(maxBetweenKills));
     isOver = true;
     await Promise.all(running);
   }
@@ -246,7 +248,7 @@ describeWith(describe, 'three replicas, killed under load', s3, (s3) => {
       if (!rows.has(key)) ledger.note('an object without a row', { key, size }, digest);
       if (!key.includes(`/${digest}/`)) ledger.note('an object with wrong bytes', { key, size }, digest);
     }
-    for (const blob of [...ledger.acknowledged, ...ledger.stored])
+    for (const blob of ledger.kept())
       if (rows.get(blob.key)?.size !== blob.size) ledger.note('lost', blob, rows.get(blob.key));
     for (const blob of ledger.neverWhole) if (rows.has(blob.key)) ledger.note('never sent whole', blob, 'a row');
   }
@@ -283,7 +285,7 @@ describeWith(describe, 'three replicas, killed under load', s3, (s3) => {
       await endAllUploads();
       await expectEnded();
       await expectAgreement();
-      await expectReadable([...ledger.acknowledged, ...ledger.stored].slice(-maxRead));
+      await expectReadable(ledger.kept().slice(-maxRead));
       await expectHonest();
       await until('one leader', async () => {
         const leads = await Promise.all(all.map(({ port }) => metric(port, 'lps_leader')));

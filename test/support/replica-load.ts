@@ -54,6 +54,11 @@ export class ReplicaLedger {
     return this.acknowledged[randomInt(Math.max(1, this.acknowledged.length))];
   }
 
+  /** All that must be there, each once. */
+  kept(): SeededBlob[] {
+    return [...new Map([...this.acknowledged, ...this.stored].map((seeded) => [seeded.key, seeded])).values()];
+  }
+
   count(what: string): void {
     this.counts[what] = (this.counts[what] ?? 0) + 1;
   }
