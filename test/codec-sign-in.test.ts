@@ -63,7 +63,7 @@ describeWith(describe, 'who has signed in to the Web UI', parts, ({ temporal, pa
     ran = await runReviewed(temporal, converter, orderOf('driver'));
     await plain.stop();
     service = await startHttps();
-  }, 180_000);
+  });
   afterAll(async () => {
     await service?.stop();
     await page.close();

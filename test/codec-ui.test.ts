@@ -59,7 +59,7 @@ describeWith(describe, 'Temporal’s Web UI', parts, ({ temporal, gateway, page,
     s3 = await openS3Client(gateway);
     places = { temporal, url: service.url, gateway, s3 };
     for (const kind of kinds) ran.set(kind, await run(kind));
-  }, 180_000);
+  });
   afterAll(async () => {
     s3?.destroy();
     await service?.stop();

@@ -101,7 +101,7 @@ describeWith(describe, 'moving over from Temporal’s S3 driver', servers, ({ te
   }
 
   for (const mode of ['codec', 'driver'] as const) {
-    it(`replays their history, and goes on with our store (mode ${mode})`, { timeout: 120_000 }, async () => {
+    it(`replays their history, and goes on with our store (mode ${mode})`, async () => {
       const taskQueue = randomUUID();
       const [argument, attachment] = [bytes(500_000), bytes(800_000)];
 

@@ -156,7 +156,7 @@ describeWith(describe, 'the plugin', temporal, (temporal) => {
   }
 
   for (const mode of ['codec', 'driver'] as const) {
-    it(`lives through an outage of the service, in mode ${mode}`, { timeout: 120_000 }, async () => {
+    it(`lives through an outage of the service, in mode ${mode}`, async () => {
       const { client, worker, beats, ended, start } = await startWorker(mode, newPlugin(mode, { deadlineMs }));
       const kind = mode === 'codec' ? 'codec' : 'driver:large-payload';
       const outage = await start<typeof throughAnOutage>('throughAnOutage', smallBytes, largeBytes);
