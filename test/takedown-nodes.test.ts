@@ -16,7 +16,7 @@ import type { V2Blob } from './support/blobs.ts';
 import { scaled } from './support/scale.ts';
 import { SiteLoad, SlowRead } from './support/takedown-load.ts';
 import { type SiteNode, startTakedownSite, type TakedownSite } from './support/takedown-site.ts';
-import { type SeenTakedown, takeDown, takedown, untilTakedown } from './support/takedowns.ts';
+import { type SeenTakedown, soonTakedown, takeDown, untilTakedown } from './support/takedowns.ts';
 import { until } from './support/until.ts';
 
 const only = process.env.LPS_TEST_SEED;
@@ -232,7 +232,7 @@ describeWith(describe, 'takedowns while nodes are cut off and killed', s3, (s3) 
     return until(
       'a takedown that is completed',
       async () => {
-        const seen = await takedown(site.whole().port, id);
+        const seen = await soonTakedown(site.whole().port, id);
         if (seen.state === 'completed' || seen.state === 'failed') return seen;
         if (seen.problem?.includes('uploads under way')) await quieten();
         return undefined;

@@ -18,7 +18,9 @@ export interface AskedTakedown {
   readonly withSameDigest?: boolean;
 }
 
-const patienceMs = 60_000;
+const patienceMs = 120_000;
+/** A replica that has just lost Postgres takes the most of a minute to say so; another one is asked long before that. */
+const answerMs = 5000;
 const headers = { 'content-type': 'application/json' };
 
 /** Until it runs workflows. A takedown that is asked for before is begun by the leader, up to five seconds later. */
@@ -45,8 +47,13 @@ export async function takeDown(port: number, asked: AskedTakedown): Promise<stri
   return JSON.parse(answer.text).id;
 }
 
-export async function takedown(port: number, id: string): Promise<SeenTakedown> {
-  return JSON.parse((await request(port, `/v3/takedowns/${id}`)).text);
+export async function takedown(port: number, id: string, signal?: AbortSignal): Promise<SeenTakedown> {
+  return JSON.parse((await request(port, `/v3/takedowns/${id}`, signal && { signal })).text);
+}
+
+/** For polling: rejects when it is not answered soon. */
+export function soonTakedown(port: number, id: string): Promise<SeenTakedown> {
+  return takedown(port, id, AbortSignal.timeout(answerMs));
 }
 
 /** Until it is so far, or farther. */
@@ -54,7 +61,7 @@ export function untilTakedown(port: () => number, id: string, state: 'accepted' 
   const enough: readonly string[] = state === 'accepted' ? ['accepted', 'completed'] : ['completed'];
   let last: SeenTakedown | undefined;
   const ask = async (): Promise<SeenTakedown | undefined> => {
-    last = await takedown(port(), id);
+    last = await soonTakedown(port(), id);
     if (last.state === 'failed') return last;
     return enough.includes(last.state) ? last : undefined;
   };

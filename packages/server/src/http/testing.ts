@@ -56,14 +56,15 @@ export interface RequestOptions {
   readonly headers?: http.OutgoingHttpHeaders;
   readonly body?: Uint8Array;
   readonly agent?: http.Agent;
+  readonly signal?: AbortSignal;
 }
 
 /** One request; rejects when the connection breaks before the answer's end. */
 export function request(port: number, path: string, options: RequestOptions = {}): Promise<Answer> {
   return new Promise((resolve, reject) => {
-    const { method = 'GET', headers = {}, body, agent } = options;
+    const { method = 'GET', headers = {}, body, agent, signal } = options;
     const sent = http.request(
-      { host: '127.0.0.1', port, path, method, headers, ...(agent ? { agent } : {}) },
+      { host: '127.0.0.1', port, path, method, headers, ...(agent ? { agent } : {}), ...(signal ? { signal } : {}) },
       (response) => {
         const chunks: Buffer[] = [];
         response.on('data', (chunk: Buffer) => chunks.push(chunk));
