@@ -4,12 +4,11 @@ import { readFile, writeFile } from 'node:fs/promises';
 import http from 'node:http';
 import { deflateSync, gzipSync } from 'node:zlib';
 import { ClaimCheck, formatClaim, openHttpStore } from '@large-payload/core';
-import { tempDir } from '@large-payload/test-components';
 import type { Payload } from '@temporalio/common';
 import proto from '@temporalio/proto';
 import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
 import { payloadToJson } from './support/codec-client.ts';
-import { type RunningService, startService } from './support/service.ts';
+import { newDataDir, type RunningService, startService } from './support/service.ts';
 
 const onLinux = it.skipIf(process.platform !== 'linux'); // which shows a process's memory in /proc
 const MiB = 1024 * 1024;
@@ -18,7 +17,7 @@ const count = 200;
 const boundMiB = 2 * 256;
 const boundWithCodecsMiB = 3 * 256;
 const namespace = 'memory';
-const dataDir = tempDir('codec-memory');
+const dataDir = await newDataDir();
 
 const payloads: Payload[] = Array.from({ length: count }, () => ({
   metadata: { encoding: Buffer.from('binary/plain') },

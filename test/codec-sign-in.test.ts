@@ -14,7 +14,6 @@ import {
   spawnLogged,
   startTemporal,
   startTemporalUi,
-  tempDir,
 } from '@large-payload/test-components';
 import { DefaultLogger, Runtime } from '@temporalio/worker';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -22,7 +21,7 @@ import { orderOf, type RanWorkflow, runReviewed } from './support/codec-kinds.ts
 import { startIssuer } from './support/issuer.ts';
 import { startPage } from './support/page.ts';
 import { says } from './support/says.ts';
-import { startService } from './support/service.ts';
+import { newDataDir, startService } from './support/service.ts';
 import { codecStatus, openWorkflow, panelSays, pressDownload, useCodecServer } from './support/web-ui.ts';
 
 const artefacts = fileURLToPath(new URL('./artefacts/', import.meta.url));
@@ -53,11 +52,12 @@ rules:
 
 describeWith(describe, 'who has signed in to the Web UI', parts, ({ temporal, page, ui }) => {
   const { namespace } = temporal;
-  const dataDir = tempDir('sign-in');
+  let dataDir: string;
   let ran: RanWorkflow;
   let service: LoggedProcess;
 
   beforeAll(async () => {
+    dataDir = await newDataDir();
     const plain = await startService({ dataDir });
     const converter = { externalStorage: externalStorage({ url: plain.url, namespace }) };
     ran = await runReviewed(temporal, converter, orderOf('driver'));

@@ -21,7 +21,6 @@ import {
   startFakeGcs,
   startTemporal,
   startVersitygw,
-  tempDir,
 } from '@large-payload/test-components';
 import { Client, Connection } from '@temporalio/client';
 import { type DataConverter, ExternalStorage, type StorageDriver } from '@temporalio/common';
@@ -61,7 +60,7 @@ describeWith(describe, 'moving over from Temporal’s S3 driver', servers, ({ te
   let nativeConnection: NativeConnection;
 
   beforeAll(async () => {
-    service = await startService({ dataDir: tempDir('move-over') });
+    service = await startService();
     s3 = await openS3Client(gateway);
     connection = await Connection.connect({ address: temporal.address });
     nativeConnection = await NativeConnection.connect({ address: temporal.address });

@@ -3,7 +3,7 @@ import { randomBytes, randomUUID } from 'node:crypto';
 import { fileURLToPath } from 'node:url';
 import { type BlobStore, memoryStore, serializedPayloadSize } from '@large-payload/core';
 import { LargePayloadPlugin, type PluginMode } from '@large-payload/temporal';
-import { describeWith, freePort, startTemporal, tempDir } from '@large-payload/test-components';
+import { describeWith, freePort, startTemporal } from '@large-payload/test-components';
 import { Context } from '@temporalio/activity';
 import { Client, Connection, type WorkflowHandle } from '@temporalio/client';
 import type { DataConverter, Payload, PayloadCodec, Workflow } from '@temporalio/common';
@@ -12,7 +12,7 @@ import { bundleWorkflowCode, DefaultLogger, NativeConnection, Runtime, Worker } 
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import type { echo, largeArgument, resumed, throughAnOutage } from './fixtures/plugin-workflows.ts';
 import { countKinds, kindOf } from './support/history.ts';
-import { type RunningService, startService } from './support/service.ts';
+import { newDataDir, type RunningService, startService } from './support/service.ts';
 import { until } from './support/until.ts';
 
 const workflowsPath = fileURLToPath(new URL('./fixtures/plugin-workflows.ts', import.meta.url));
@@ -94,7 +94,7 @@ describeWith(describe, 'the plugin', temporal, (temporal) => {
   let service: RunningService;
   let connection: NativeConnection;
   let clientConnection: Connection;
-  const dataDir = tempDir('plugin');
+  let dataDir: string;
   const cleanUps: (() => unknown)[] = [];
 
   async function startOn(port: number): Promise<void> {
@@ -102,6 +102,7 @@ describeWith(describe, 'the plugin', temporal, (temporal) => {
   }
 
   beforeAll(async () => {
+    dataDir = await newDataDir();
     await startOn(await freePort());
     connection = await NativeConnection.connect({ address: temporal.address });
     clientConnection = await Connection.connect({ address: temporal.address });

@@ -10,7 +10,7 @@ import { newBlob, put, read, rightRead, type SeededBlob, sized } from './support
 import { lps, type Site } from './support/lps.ts';
 import { queryCatalog } from './support/postgres.ts';
 import { scaled } from './support/scale.ts';
-import { type RunningService, refusedStart, startService } from './support/service.ts';
+import { newDataDir, type RunningService, refusedStart, startService } from './support/service.ts';
 
 const running = new Set<RunningService>();
 async function start(site: Site): Promise<RunningService> {
@@ -96,7 +96,7 @@ interface Place {
   open(): Promise<BlobStore>;
 }
 
-const fileDir = tempDir('reconcile');
+const fileDir = await newDataDir();
 const places: Place[] = [
   {
     name: 'file',
@@ -109,7 +109,7 @@ if (s3 !== undefined) {
   const { endpoint, region, accessKeyId, secretAccessKey, bucket } = s3;
   places.push({
     name: 's3',
-    site: { store: s3, dataDir: tempDir('reconcile-s3') },
+    site: { store: s3, dataDir: await newDataDir() },
     count: scaled({ usual: 1000, long: 10_000 }),
     open: () => openS3Store({ bucket, endpoint, region, credentials: { accessKeyId, secretAccessKey } }),
   });
@@ -200,7 +200,7 @@ describe.each(places)('$count blobs on $name', ({ site, count, open }) => {
 });
 
 it('an embedded catalog moves to a server of its own', async () => {
-  const site = { dataDir: tempDir('reconcile') };
+  const site = { dataDir: await newDataDir() };
   const service = await start(site);
   const blob = newBlob(5000);
   expect((await put(service.port, blob)).status).toBe(201);
@@ -221,7 +221,7 @@ it('an embedded catalog moves to a server of its own', async () => {
 });
 
 it('an export goes beside no other store', async () => {
-  const [one, two] = [{ dataDir: tempDir('reconcile') }, { dataDir: tempDir('reconcile') }];
+  const [one, two] = [{ dataDir: await newDataDir() }, { dataDir: await newDataDir() }];
   for (const site of [one, two]) {
     await (await start(site)).stop();
   }

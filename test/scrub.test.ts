@@ -8,7 +8,7 @@ import { newBlob, notFound, put, read, rightRead, sized, stalledPut, type V2Blob
 import { ended, lps, type Site, startLps } from './support/lps.ts';
 import { connectToCatalog, processesIn, queryCatalog } from './support/postgres.ts';
 import { scaled } from './support/scale.ts';
-import { type RunningService, startService } from './support/service.ts';
+import { newDataDir, type RunningService, startService } from './support/service.ts';
 import { until } from './support/until.ts';
 
 const running = new Set<RunningService>();
@@ -84,11 +84,11 @@ interface Place {
   readonly flips: number;
 }
 
-const dataDir = tempDir('scrub');
+const dataDir = await newDataDir();
 const flips = scaled({ usual: 50, long: 1000 });
 const places: Place[] = [{ name: 'file', site: { dataDir }, objectDir: join(dataDir, 'store'), flips }];
 if (s3 !== undefined) {
-  const site = { store: s3, dataDir: tempDir('scrub-s3') };
+  const site = { store: s3, dataDir: await newDataDir() };
   places.push({ name: 's3', site, objectDir: join(s3.dir, s3.bucket), flips: flips / 5 });
 }
 
@@ -130,7 +130,7 @@ describe.each(places)('$flips bits flipped at rest, on $name', ({ site, objectDi
 
 describe('a scrub', () => {
   it('of a stopped service marks what the next one then refuses, and leaves nothing running', async () => {
-    const site = { dataDir: tempDir('scrub') };
+    const site = { dataDir: await newDataDir() };
     const service = await start(site);
     const [flipped, removed, right] = await uploads(service.port, 3);
     if (flipped === undefined || removed === undefined || right === undefined) throw new Error('three');
@@ -155,7 +155,7 @@ describe('a scrub', () => {
   });
 
   it('that is stopped by Ctrl-C leaves nothing running', async () => {
-    const site = { dataDir: tempDir('scrub') };
+    const site = { dataDir: await newDataDir() };
     const service = await start(site);
     await uploads(service.port, 40, () => 300_000);
     await service.stop();
@@ -177,7 +177,7 @@ describe('a scrub', () => {
   });
 
   it('that is killed is gone on with by the next one, and no blob is left out', async () => {
-    const site = { dataDir: tempDir('scrub') };
+    const site = { dataDir: await newDataDir() };
     const service = await start(site);
     const blobs = await uploads(service.port, 1500, () => 4000);
     const files = filesIn(join(site.dataDir, 'store'));
@@ -206,7 +206,7 @@ describe('a scrub', () => {
   });
 
   it('of a directory that is moved away meanwhile ends with an error, and marks nothing', async () => {
-    const site = { dataDir: tempDir('scrub') };
+    const site = { dataDir: await newDataDir() };
     const service = await start(site);
     await uploads(service.port, 40, () => 300_000);
     const child = startLps(site, ['scrub', '--max-rate', '500kB/s', '--json']);
@@ -232,7 +232,7 @@ describe('a scrub', () => {
       if (s3 === undefined) return;
       const gateway = { ...s3, bucket: 'away' };
       await s3.createBucket('away');
-      const site = { store: gateway, dataDir: tempDir('scrub') };
+      const site = { store: gateway, dataDir: await newDataDir() };
       const service = await start(site);
       await uploads(service.port, 40, () => 300_000);
       const result = ended(startLps(site, ['scrub', '--max-rate', '500kB/s', '--json']));
@@ -264,7 +264,7 @@ describe('a scrub', () => {
 
 describe('scrubs and reconciliations beside a service', () => {
   it('are in the way of no upload, read or deletion, and mark nothing', { timeout }, async () => {
-    const site = { dataDir: tempDir('scrub') };
+    const site = { dataDir: await newDataDir() };
     const service = await start(site);
     const { port } = service;
     const victims = await uploads(port, 60, () => 5000);

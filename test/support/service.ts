@@ -89,7 +89,7 @@ export async function startService(options: ServiceOptions = {}): Promise<Runnin
 }
 
 /** As after the first start of a service that has done nothing yet; empty where the database is elsewhere. */
-async function newDataDir({ store, env }: ServiceOptions): Promise<string> {
+export async function newDataDir({ store, env }: ServiceOptions = {}): Promise<string> {
   const dataDir = tempDir('service');
   if (store !== 'memory' && env?.LPS_DATABASE_URL === undefined) await copyModelDatabase(dataDir);
   return dataDir;
