@@ -590,11 +590,17 @@ export function* carriedBy(run: ModelRun): Iterable<Carried> {
   }
 }
 
+const eventTypes: Readonly<Record<string, unknown>> = { ...proto.temporal.api.enums.v1.EventType };
+const typesByAttributes = new Map<string, number>();
+
 /** `workflowExecutionStartedEventAttributes` → 1. */
 function typeOf(attributes: string): number {
+  const known = typesByAttributes.get(attributes);
+  if (known !== undefined) return known;
   const words = attributes.replace(/EventAttributes$/, '').replace(/[A-Z]/g, (letter) => `_${letter}`);
-  const types: Readonly<Record<string, unknown>> = { ...proto.temporal.api.enums.v1.EventType };
-  return Number(types[`EVENT_TYPE_${words.toUpperCase()}`]);
+  const type = Number(eventTypes[`EVENT_TYPE_${words.toUpperCase()}`]);
+  typesByAttributes.set(attributes, type);
+  return type;
 }
 
 function payloadsOf(carried: readonly Carried[]): Payload[] {
