@@ -12,7 +12,7 @@ import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { v2Blob } from '../packages/server/src/http/testing.ts';
 import { SeededRandom } from '../packages/server/src/lifecycle/simulation/random-fixture.ts';
-import type { V2Blob } from './support/blobs.ts';
+import { metric, type V2Blob } from './support/blobs.ts';
 import { scaled } from './support/scale.ts';
 import { SiteLoad, SlowRead } from './support/takedown-load.ts';
 import { type SiteNode, startTakedownSite, type TakedownSite } from './support/takedown-site.ts';
@@ -217,14 +217,21 @@ describeWith(describe, 'takedowns while nodes are cut off and killed', s3, (s3) 
 
   /**
    * Nobody uploads for a moment, and leases of uploads that died with their process end now instead of after ten minutes: those
-   * that are left when no upload is under way.
+   * that are left when no upload is under way, neither at a client nor, where that has lost patience, at a replica.
    */
   async function quieten(): Promise<void> {
     const before = load.isUploading;
     load.isUploading = false;
     await load.settled();
+    for (const node of site.replicas) await until(`no upload at ${node.name}`, () => hasNoUploads(node), 60_000);
     await sql.query(`UPDATE lps.lease SET expires_at = now() WHERE expires_at > now()`);
     load.isUploading = before;
+  }
+
+  /** One that cannot reach the catalog begins none, and waits long for what it cannot commit. */
+  async function hasNoUploads(node: SiteNode): Promise<true | undefined> {
+    const uploads = node.isUp && !node.network.isCut ? await metric(node.port, 'lps_uploads_in_flight') : 0;
+    return uploads === 0 || undefined;
   }
 
   async function completed(id: string, quiet: Promise<void>): Promise<SeenTakedown> {
