@@ -29,6 +29,8 @@ import { type RunningService, refusedStart, startService } from './support/servi
 const cyclesOn = (name: Place['name']): number =>
   name === 'file' ? scaled({ usual: 15, long: 50 }) : scaled({ usual: 2, long: 15 });
 const clients = 8;
+/** Acknowledged in a cycle, and those that are under way then. */
+const maxBlobs = scaled({ usual: 15, long: 30 });
 const maxLoadMs = 10_000;
 const sampleSize = 40;
 const maxBusyMs = 60_000;
@@ -199,7 +201,7 @@ describe.each(await startPlaces())('kill -9 under load, on $name', ({ name, opti
         const before = ledger.acknowledged.length;
         const unansweredBefore = ledger.unanswered.length;
         const kill = cycle % 2 === 0 ? () => service.killGroup() : () => service.kill();
-        await loadUntil(service, ledger, 1 + randomInt(30), kill);
+        await loadUntil(service, ledger, 1 + randomInt(maxBlobs), kill);
         running.delete(service);
         service = await start(options);
         await expectAllThere(service.port, ledger.acknowledged.slice(before), ledger);
