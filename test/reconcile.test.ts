@@ -52,7 +52,7 @@ async function fill(store: BlobStore, count: number): Promise<Kept[]> {
       kept.push({ key, digest, size: bytes.length });
     }
   };
-  await Promise.all(Array.from({ length: 8 }, work));
+  await Promise.all(Array.from({ length: 16 }, work));
   return [...new Map(kept.map((blob) => [blob.key, blob])).values()];
 }
 
@@ -65,7 +65,7 @@ async function expectAllRight(port: number, blobs: readonly Kept[]): Promise<voi
       if (!got.isRight) wrong.push({ ...blob, ...got });
     }
   };
-  await Promise.all(Array.from({ length: 8 }, work));
+  await Promise.all(Array.from({ length: 16 }, work));
   expect(wrong).toEqual([]);
 }
 
