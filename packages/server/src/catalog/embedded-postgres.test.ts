@@ -386,6 +386,7 @@ describe('after a crash', () => {
     process.kill(Number(session?.pid), 'SIGSTOP');
     await killOwner(owner);
     const starting = start({ dataDir });
+    starting.catch(() => undefined);
     await query(url ?? '', 'select pg_sleep(3)'); // longer than a living owner is waited for
     process.kill(Number(session?.pid), 'SIGCONT');
     expect(await query((await starting).url, 'select 1 as n')).toEqual([{ n: 1 }]);

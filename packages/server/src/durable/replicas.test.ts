@@ -83,10 +83,13 @@ describe('a replica', () => {
     const closed = replica.close().then(() => {
       isClosed = true;
     });
-    await slow.query('SELECT pg_sleep(1.5)');
-    expect(isClosed).toBe(false);
-    await slow.query('COMMIT');
-    slow.release();
+    try {
+      await slow.query('SELECT pg_sleep(1.5)');
+      expect(isClosed).toBe(false);
+    } finally {
+      await slow.query('COMMIT');
+      slow.release();
+    }
     await closed;
     expect((await site.rows())[0]?.gone_at).toBeInstanceOf(Date);
   });
