@@ -126,7 +126,7 @@ describe('the blobs of a cache node', () => {
 
   it('are asked for upstream, each time, when there is no lease', async () => {
     await node.close();
-    node = await open(300);
+    node = await open(1500);
     await untilSo(() => node.lease.isFresh());
     const key = await stored();
     await read(key);
