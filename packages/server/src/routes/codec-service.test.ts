@@ -118,9 +118,12 @@ describe('the codec’s routes', () => {
   });
 });
 
+/** Two looks at how a transfer goes, a second apart: one comes late and alone after a stall of this process. */
+const slowMs = 1500;
+
 describe('memory', () => {
   it('is given back when a client does not send what he announced', async () => {
-    const { port, codec } = await start({}, 1);
+    const { port, codec } = await start({}, slowMs);
     const connection = await RawConnection.open(port);
     await connection.write(
       'POST /decode HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 1000000\r\n\r\n{',
@@ -131,7 +134,7 @@ describe('memory', () => {
   });
 
   it('is given back when a client does not read his answer', async () => {
-    const site = await start({}, 1);
+    const site = await start({}, slowMs);
     const claim = await site.claimCheck.deposit(plain(20_000_000), { namespace });
     const body = toJson([formatClaim(claim)]);
     const connection = await RawConnection.open(site.port);

@@ -398,10 +398,13 @@ describe('bounds', () => {
     await small.close();
   });
 
+  /** Two looks, a second apart, without a byte in between: one comes late and alone after a stall of this process. */
+  const slowPace = { idleTimeoutMs: 1500, minRate: 0, graceMs: 1e9 };
+
   it('ends an upload that stalls with 408, stores nothing, and frees its place', async () => {
     const slow = await startApp({
       limits: { maxBlobBytes: 1e6, maxUploads: 1, maxConnections: 10 },
-      pace: { idleTimeoutMs: 50, minRate: 0, graceMs: 1e9 },
+      pace: slowPace,
     });
     const blob = v2Blob(randomBytes(100_000));
     const connection = await RawConnection.open(slow.port);
@@ -415,7 +418,7 @@ describe('bounds', () => {
   });
 
   it('ends a download that nobody reads', async () => {
-    const slow = await startApp({ pace: { idleTimeoutMs: 50, minRate: 0, graceMs: 1e9 } });
+    const slow = await startApp({ pace: slowPace });
     const blob = v2Blob(randomBytes(64 * 1024 * 1024));
     expect((await put(slow.port, blob)).status).toBe(201);
     const connection = await RawConnection.open(slow.port);
