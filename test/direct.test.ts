@@ -197,7 +197,10 @@ describeWith(describe, 'uploads past the service', s3, (s3) => {
     const claims = await codec.encode(payloads);
     expect(claims.map(({ data }) => (data?.length ?? 0) < 1000)).toEqual([true, true]);
     const decoded = await codec.decode(claims);
-    expect(payloads.map(({ data }, i) => Buffer.from(data).equals(decoded[i]?.data ?? Buffer.alloc(0)))).toEqual([true, true]);
+    expect(payloads.map(({ data }, i) => Buffer.from(data).equals(decoded[i]?.data ?? Buffer.alloc(0)))).toEqual([
+      true,
+      true,
+    ]);
     const references = await driver.store({}, [{ metadata: {}, data: new Uint8Array(newBlob(250_000).bytes) }]);
     expect((await driver.retrieve({}, references))[0]?.data?.length).toBe(250_000);
     const ways = transfers.map(({ operation, size, way }) => `${operation} ${size} ${way}`).sort();
