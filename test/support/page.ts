@@ -72,10 +72,15 @@ function pageOf({ ask, close }: Target, downloads: string): Page {
       await ask('Network.setCookie', { name, value, url });
     },
     saved: async () => {
-      const isWhole = (name: string): boolean => !seen.has(name) && !/crdownload|\.tmp|^\./.test(name);
-      const name = await until('a saved file', async () => readdirSync(downloads).find(isWhole));
-      seen.add(name);
-      return readFileSync(join(downloads, name), 'utf8');
+      const isNew = (name: string): boolean => !seen.has(name) && !/crdownload|\.tmp|^\./.test(name);
+      return until('a saved file', async () => {
+        const name = readdirSync(downloads).find(isNew);
+        const content = name === undefined ? '' : readFileSync(join(downloads, name), 'utf8');
+        // the browser keeps the name with an empty file, until it moves the whole one there
+        if (name === undefined || content === '') return undefined;
+        seen.add(name);
+        return content;
+      });
     },
     screenshot: async (path) => {
       const { data } = await ask('Page.captureScreenshot', { format: 'png' });
