@@ -208,8 +208,10 @@ class Line {
       this.#holds.add(armed);
     }
     for (const hold of this.#holds) {
-      if (hold.isGivenUp) this.#holds.delete(hold);
-      if (hold.isGivenUp) continue;
+      if (hold.isGivenUp) {
+        this.#holds.delete(hold);
+        continue;
+      }
       const { statement, behind, atCommit = false } = hold.place;
       if (!statement.test(text) || behind?.test(before) === false) continue;
       this.#holds.delete(hold);

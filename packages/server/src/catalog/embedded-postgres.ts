@@ -282,10 +282,12 @@ async function takeOwnerLock(postmaster: Postmaster, dataDir: string, signal: Ab
       const got = await connection.query<{ ok: boolean }>('select pg_try_advisory_lock($1, $2) as ok', [...ownerLock]);
       if (got.rows[0]?.ok === true) return { pid: postmaster.pid, connection, lost };
       // The session of a process that was just killed may take a moment to end.
-      const holder = await lockHolder(connection);
-      const isEnding = holder === undefined || describesDeadProcess(holder);
-      if (Date.now() - since > (isEnding ? deadHolderWaitMs : lockWaitMs))
-        throw dataDirInUse(dataDir, holder ?? 'unknown');
+      const waitedMs = Date.now() - since;
+      if (waitedMs > lockWaitMs) {
+        const holder = await lockHolder(connection);
+        const isEnding = holder === undefined || describesDeadProcess(holder);
+        if (!isEnding || waitedMs > deadHolderWaitMs) throw dataDirInUse(dataDir, holder ?? 'unknown');
+      }
       await delay(25, undefined, { signal });
     }
   } catch (error) {
